@@ -1,0 +1,62 @@
+# Every command of the project. Each makes its own virtual environment; nothing has to be installed first but Python, make and pip.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PURE := caller credentials errors imds policy roles tokens entitlements
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all lint bench check docs lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+venv: $(STAMP)
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --prefer-binary -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## see a pod get a real AssumeRole answer (ARGS=--once ends after the tour)
+	$(BIN)/metaproxy demo $(ARGS)
+
+test: $(STAMP) ## the fast tests: run anywhere, with the coverage gates
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest tests/unit tests/component tests/contract tests/system $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --fail-under=95
+	$(BIN)/python -m coverage report --fail-under=100 --include=$(subst $(space),$(comma),$(PURE:%=metaproxy/%.py))
+
+test-all: $(STAMP) ## test, and the suites that need root, Go or minutes
+	$(BIN)/python -m scripts.test_all
+
+lint: $(STAMP) ## style, types, layers, generated documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy metaproxy tests scripts benchmarks
+	$(BIN)/lint-imports
+	$(BIN)/python -m scripts.generate_docs --check
+
+bench: $(STAMP) ## measure against nginx in one run and write docs/performance.md
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(STAMP) ## write the generated documents anew
+	$(BIN)/python -m scripts.generate_docs
+
+check: lint ## everything that must be green
+	$(MAKE) demo ARGS=--once
+	$(MAKE) test
+	$(MAKE) test-all
+
+lock: ## resolve the dependencies anew, with hashes (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml -o requirements/run.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml requirements/build.in \
+		--extra demo --group test --group lint -c requirements/run.txt -o requirements/dev.txt
+
+clean: ## remove what the commands made
+	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

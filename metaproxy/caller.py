@@ -1,0 +1,214 @@
+"""Who is calling: pods, namespaces, and the directory that says which single live pod owns an address.
+
+Knows: which pods and namespaces there are, in which version each was last seen, and whose claim to an address is best.
+Must not know: Kubernetes client types, sockets, the clock, the event loop, what a role is.
+
+Versions are resourceVersions read as integers; 0 means that the source has none (files). A list can be older than what
+a watch has already said (another API server answers, or a cache lags), so nothing here ever goes back in time: an older
+version of an object is dropped, an object that was deleted stays deleted, and a list removes only what it is new enough
+to know of.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+ROLE = "iam.amazonaws.com/role"
+SESSION_NAME = "iam.amazonaws.com/session-name"
+EXTERNAL_ID = "iam.amazonaws.com/external-id"
+PERMITTED = "iam.amazonaws.com/permitted"
+ALLOWED_ROLES = "iam.amazonaws.com/allowed-roles"
+IMDS_TOKENS = "metaproxy.dev/imds-tokens"
+
+POD_ANNOTATIONS = frozenset({ROLE, SESSION_NAME, EXTERNAL_ID})
+NAMESPACE_ANNOTATIONS = frozenset({PERMITTED, ALLOWED_ROLES, IMDS_TOKENS})
+
+TOMBSTONES = 4096
+"""How many deleted uids are remembered: many times what a node loses between two lists."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """What metaproxy keeps of a pod.
+
+    `addresses` are canonical texts of all its podIPs. `finished`: Succeeded or Failed, its address is free.
+    `terminating`: being deleted, still running. `remembered`: its addresses were blank in the last event and are those
+    seen before. `annotations` has only the keys of `POD_ANNOTATIONS`. `workload` is its controller's name.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    version: int = 0
+    addresses: tuple[str, ...] = ()
+    host_network: bool = False
+    finished: bool = False
+    terminating: bool = False
+    remembered: bool = False
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    service_account: str = "default"
+    workload: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether the pod may own addresses and have a role: a hostNetwork pod's address is the node's."""
+        return not self.finished and not self.host_network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    """What metaproxy keeps of a namespace; `annotations` has only the keys of `NAMESPACE_ANNOTATIONS`."""
+
+    uid: str
+    name: str
+    version: int = 0
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+ItemT = TypeVar("ItemT", Pod, Namespace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change(Generic[ItemT]):
+    """One object before and after; None where it is not there."""
+
+    before: ItemT | None
+    after: ItemT | None
+
+
+class _Store(Generic[ItemT]):
+    """Objects by uid that never go back in time."""
+
+    def __init__(self, merge: Callable[[ItemT | None, ItemT], ItemT]) -> None:
+        self.items: dict[str, ItemT] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._merge = merge
+
+    def put(self, item: ItemT) -> list[Change[ItemT]]:
+        before = self.items.get(item.uid)
+        if item.uid in self._gone or (before is not None and 0 < item.version < before.version):
+            return []
+        after = self._merge(before, item)
+        if after == before:
+            return []
+        self.items[item.uid] = after
+        return [Change(before=before, after=after)]
+
+    def delete(self, uid: str, version: int) -> list[Change[ItemT]]:
+        if version:
+            self._gone[uid] = None
+            self._gone.move_to_end(uid)
+            if len(self._gone) > TOMBSTONES:
+                self._gone.popitem(last=False)
+        before = self.items.pop(uid, None)
+        return [] if before is None else [Change(before=before, after=None)]
+
+    def replace(self, items: Iterable[ItemT], version: int) -> list[Change[ItemT]]:
+        listed = list(items)
+        uids = {item.uid for item in listed}
+        missing = [item.uid for item in self.items.values() if item.uid not in uids and item.version <= version]
+        changes = [change for uid in missing for change in self.delete(uid, version)]
+        return changes + [change for item in listed for change in self.put(item)]
+
+
+def _merged_pod(before: Pod | None, after: Pod) -> Pod:
+    """What is kept of a pod when a new version of it is seen."""
+    if before is None or not after.version:
+        return after
+    if before.finished and not after.finished:
+        # A finished pod never runs again, whatever a later status says (kubernetes#125370).
+        after = replace(after, finished=True)
+    if not after.addresses and before.addresses and not after.finished:
+        # A status may be blank for a moment; the pod still answers at its address until somebody else claims it.
+        after = replace(after, addresses=before.addresses, remembered=True)
+    return after
+
+
+def _merged_namespace(_before: Namespace | None, after: Namespace) -> Namespace:
+    return after
+
+
+class Directory:
+    """The pods of this node and the namespaces of the cluster, as last seen."""
+
+    def __init__(self) -> None:
+        self._pods: _Store[Pod] = _Store(_merged_pod)
+        self._namespaces: _Store[Namespace] = _Store(_merged_namespace)
+        self._claims: dict[str, dict[str, Pod]] = {}
+        self._by_name: dict[str, dict[str, Namespace]] = {}
+
+    def pods(self) -> Iterable[Pod]:
+        """Every pod that is known, hostNetwork and finished ones included."""
+        return self._pods.items.values()
+
+    def pod(self, uid: str) -> Pod | None:
+        """The pod as last seen."""
+        return self._pods.items.get(uid)
+
+    def owners(self, address: str) -> list[Pod]:
+        """The live pods with the best claim to an address: one is the owner, none or several are nobody.
+
+        A claim in the pod's present status beats a remembered one, a running pod beats one that is being deleted.
+        """
+        claims = self._claims.get(address)
+        if not claims:
+            return []
+        if len(claims) == 1:
+            return list(claims.values())
+        ranked = [(pod.terminating, pod.remembered, pod) for pod in claims.values()]
+        best = min(rank[:2] for rank in ranked)
+        return [pod for *rank, pod in ranked if tuple(rank) == best]
+
+    def namespace(self, name: str) -> Namespace | None:
+        """The namespace of that name; when one was deleted and made anew and both are known, the newer."""
+        known = self._by_name.get(name)
+        return max(known.values(), key=lambda namespace: namespace.version) if known else None
+
+    def put_pod(self, pod: Pod) -> list[Change[Pod]]:
+        """A pod was added or modified."""
+        return self._indexed_pods(self._pods.put(pod))
+
+    def delete_pod(self, uid: str, version: int) -> list[Change[Pod]]:
+        """A pod was deleted."""
+        return self._indexed_pods(self._pods.delete(uid, version))
+
+    def replace_pods(self, pods: Iterable[Pod], version: int) -> list[Change[Pod]]:
+        """These are all pods as of `version`: what is missing was deleted, unless it was seen later than that."""
+        return self._indexed_pods(self._pods.replace(pods, version))
+
+    def put_namespace(self, namespace: Namespace) -> list[Change[Namespace]]:
+        """A namespace was added or modified."""
+        return self._indexed_namespaces(self._namespaces.put(namespace))
+
+    def delete_namespace(self, uid: str, version: int) -> list[Change[Namespace]]:
+        """A namespace was deleted."""
+        return self._indexed_namespaces(self._namespaces.delete(uid, version))
+
+    def replace_namespaces(self, namespaces: Iterable[Namespace], version: int) -> list[Change[Namespace]]:
+        """These are all namespaces as of `version`."""
+        return self._indexed_namespaces(self._namespaces.replace(namespaces, version))
+
+    def _indexed_pods(self, changes: list[Change[Pod]]) -> list[Change[Pod]]:
+        for change in changes:
+            if (before := change.before) is not None and before.live:
+                for address in set(before.addresses):
+                    claims = self._claims[address]
+                    del claims[before.uid]
+                    if not claims:
+                        del self._claims[address]
+            if (after := change.after) is not None and after.live:
+                for address in set(after.addresses):
+                    self._claims.setdefault(address, {})[after.uid] = after
+        return changes
+
+    def _indexed_namespaces(self, changes: list[Change[Namespace]]) -> list[Change[Namespace]]:
+        for change in changes:
+            if (before := change.before) is not None:
+                known = self._by_name[before.name]
+                del known[before.uid]
+                if not known:
+                    del self._by_name[before.name]
+            if (after := change.after) is not None:
+                self._by_name.setdefault(after.name, {})[after.uid] = after
+        return changes
