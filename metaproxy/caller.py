@@ -81,9 +81,9 @@ class _Store(Generic[ItemT]):
     """Objects by uid that never go back in time."""
 
     def __init__(self, merge: Callable[[ItemT | None, ItemT], ItemT]) -> None:
+        self._merge: Callable[[ItemT | None, ItemT], ItemT] = merge
         self.items: dict[str, ItemT] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
-        self._merge = merge
 
     def put(self, item: ItemT) -> list[Change[ItemT]]:
         before = self.items.get(item.uid)

@@ -96,12 +96,14 @@ class FailureClass(Enum):
     @property
     def first(self) -> float:
         """The pause after the first failure in a row."""
-        return self.value[0]
+        first, _ = self.value
+        return first
 
     @property
     def longest(self) -> float:
         """The pause that repeated failures grow to."""
-        return self.value[1]
+        _, longest = self.value
+        return longest
 
 
 STALE_FIRST = 15.0
@@ -112,10 +114,10 @@ def pause(kind: FailureClass, *, failures: int, jitter: float, holding: bool = F
     """Seconds to wait before asking again after `failures` failures in a row (at least one).
 
     Doubles from the class's first pause to its longest and strays by a quarter either way, so that on average it keeps
-    its length and nodes drift apart. `holding`: a session is still usable, so the first pause is at least `STALE_FIRST`.
+    its length and nodes drift apart. `holding`: a session is still usable, so the first pause is longer (`STALE_FIRST`).
     """
     first = max(kind.first, STALE_FIRST) if holding else kind.first
     longest = max(kind.longest, first)
     # The exponent is bounded: a year of failures must not build a number of a million digits.
-    grown = min(longest, first * 2 ** min(failures - 1, 16))
+    grown = min(longest, first * 2.0 ** min(failures - 1, 16))
     return grown * (0.75 + 0.5 * jitter)

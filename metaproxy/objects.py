@@ -88,8 +88,10 @@ def namespace_from(obj: Any) -> Namespace:
 
 
 def _workload(metadata: Mapping[str, Any], name: str) -> str:
-    """The name of what made the pod, as its author wrote it: a Deployment's without the ReplicaSet's hash, a CronJob's
-    without the Job's time. A pod that nothing controls is its own workload.
+    """The name of what made the pod, as its author wrote it.
+
+    A Deployment's without the ReplicaSet's hash, a CronJob's without the Job's time. A pod that nothing controls is its
+    own workload.
     """
     owners = (_mapping(owner) for owner in _sequence(metadata.get("ownerReferences")))
     controller = next((owner for owner in owners if owner.get("controller") is True), None)
