@@ -114,7 +114,7 @@ def pause(kind: FailureClass, *, failures: int, jitter: float, holding: bool = F
     """Seconds to wait before asking again after `failures` failures in a row (at least one).
 
     Doubles from the class's first pause to its longest and strays by a quarter either way, so that on average it keeps
-    its length and nodes drift apart. `holding`: a session is still usable, so the first pause is longer (`STALE_FIRST`).
+    its length and nodes drift apart. `holding`: a session is still usable: the first pause is longer (`STALE_FIRST`).
     """
     first = max(kind.first, STALE_FIRST) if holding else kind.first
     longest = max(kind.longest, first)

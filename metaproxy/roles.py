@@ -126,7 +126,7 @@ def resolve(text: str, base: BaseArn | None) -> RoleArn | None:
 def _checked(path: str, name: str, text: str) -> dict[str, str]:
     if len(name) > NAME_LIMIT or len(path) + 1 > PATH_LIMIT or name in {".", ".."} or _DOTS.search(path):
         raise RoleSyntaxError(
-            f"{_shown(text)} is no role: a name has at most {NAME_LIMIT} characters, a path {PATH_LIMIT}, no dot segments"
+            f"{_shown(text)} is no role: a name has at most {NAME_LIMIT} characters, a path {PATH_LIMIT}, no dots"
         )
     return {"path": f"/{path}", "name": name}
 
