@@ -180,7 +180,7 @@ def _route(method: str, target: str, profile: Profile) -> Route:
     return route
 
 
-def _read(method: str, path: str, profile: Profile) -> Route:  # noqa: PLR0911  one line for each thing there is
+def _read(method: str, path: str, profile: Profile) -> Route:  # noqa: C901, PLR0911  one branch for each thing there is
     if path == "/":
         return VersionsRoute()
     if path in {_EXPLAIN, f"{_EXPLAIN}/"}:
@@ -188,11 +188,6 @@ def _read(method: str, path: str, profile: Profile) -> Route:  # noqa: PLR0911  
     version, _, rest = path[1:].partition("/")
     if not path.startswith("/") or _VERSION.fullmatch(version) is None:
         raise _unknown()
-    for prefix, extended in ((_ROLES, False), (_EXTENDED, True)):
-        if rest in {prefix, f"{prefix}/"}:
-            return ListRoute()
-        if rest.startswith(f"{prefix}/"):
-            return CredentialsRoute(role=_role(rest[len(prefix) + 1 :]), extended=extended)
     leaf = rest.removesuffix("/")
     if leaf == _TOKEN:
         if method == "PUT" and version != "latest":
@@ -200,6 +195,11 @@ def _read(method: str, path: str, profile: Profile) -> Route:  # noqa: PLR0911  
         return TokenRoute()
     if leaf == _INFO:
         return InfoRoute()
+    for prefix, extended in ((_ROLES, False), (_EXTENDED, True)):
+        if leaf == prefix:
+            return ListRoute()
+        if rest.startswith(f"{prefix}/"):
+            return CredentialsRoute(role=_role(rest[len(prefix) + 1 :]), extended=extended)
     if _PLAIN.fullmatch(path) is None or _EMPTY_OR_DOTS.search(leaf) or not profile.allows(leaf):
         raise _unknown()
     return ItemRoute(path=f"/latest/{leaf}")
@@ -261,7 +261,7 @@ def info_document(role: RoleArn, *, now: float) -> bytes:
 
 
 def error_document(code: str, parts: Iterable[str]) -> bytes:
-    """The body of a refusal. Always with a space in it: one client takes a body without one for a role (contract §9.1)."""
+    """The body of a refusal: always with a space, since one client takes a body without for a role (contract §9.1)."""
     return json_document({"code": code, "message": "; ".join(part for part in parts if part)})
 
 
