@@ -142,6 +142,16 @@ class Directory:
         """Every pod that is known, hostNetwork and finished ones included."""
         return self._pods.items.values()
 
+    @property
+    def pod_count(self) -> int:
+        """How many pods are known."""
+        return len(self._pods.items)
+
+    @property
+    def namespace_count(self) -> int:
+        """How many namespaces are known."""
+        return len(self._namespaces.items)
+
     def pod(self, uid: str) -> Pod | None:
         """The pod as last seen."""
         return self._pods.items.get(uid)

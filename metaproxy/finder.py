@@ -1,0 +1,230 @@
+"""Finds the pod behind an address: what is known, what is being waited for, and one read when the watch says nothing.
+
+Knows: the directory, who waits for which fact, and how rarely the API server may be asked.
+Must not know: Kubernetes' wire, policy, HTTP. Sources of pods report here (`put_pod` and its like).
+
+A request may be earlier than the event of its pod (the commonest pain of kiam and kube2iam): it waits for exactly that
+event and is woken by it. If the event does not come, one read for everybody decides.
+"""
+
+import asyncio
+from collections.abc import Hashable, Iterable
+from typing import Protocol
+
+import structlog
+from cachetools import TTLCache
+
+from metaproxy.budget import TokenBucket
+from metaproxy.caller import Change, Directory, Namespace, Pod
+from metaproxy.errors import CallerAmbiguous, CallerUnknown
+from metaproxy.telemetry import Metrics
+
+log = structlog.get_logger()
+
+READ_AFTER = 0.25
+"""Seconds that a request from an unknown address waits for the watch before the API server is asked."""
+
+READ_RATE = 1.0
+READ_BURST = 5.0
+"""How often the API server is read, for all addresses together."""
+
+UNKNOWN_MEMORY = 3.0
+"""Seconds for which an address that a read did not explain causes no further read: floods must cost nothing."""
+
+UNKNOWN_LIMIT = 1024
+"""How many such addresses are remembered; what is forgotten early only costs a token of the bucket."""
+
+
+class Reader(Protocol):
+    """A source that can be asked for its pods at once."""
+
+    async def read_pods(self) -> tuple[list[Pod], int]:
+        """All pods of this node now, and the version of that list. Raises any exception when it cannot."""
+        ...
+
+
+class Observer(Protocol):
+    """Who wants to know of changes."""
+
+    def pods_changed(self, changes: Iterable[Change[Pod]]) -> None:
+        """Pods came, changed, or went."""
+        ...
+
+    def namespaces_changed(self, names: frozenset[str]) -> None:
+        """Namespaces came, changed, or went."""
+        ...
+
+
+class Finder:
+    """The directory, and those who wait for it to know more."""
+
+    def __init__(self, directory: Directory, metrics: Metrics) -> None:
+        self._directory = directory
+        self._metrics = metrics
+        self._waiting: dict[Hashable, list[asyncio.Future[None]]] = {}
+        self._unexplained: TTLCache[str, bool] | None = None
+        self._read_wanted = asyncio.Event()
+        self.observer: Observer | None = None
+        self.reader: Reader | None = None
+        self.pods_synced = False
+        self.namespaces_synced = False
+
+    @property
+    def directory(self) -> Directory:
+        """What is known."""
+        return self._directory
+
+    def owner(self, address: str) -> Pod | None:
+        """The one pod that owns the address now."""
+        owners = self._directory.owners(address)
+        return owners[0] if len(owners) == 1 else None
+
+    async def find(self, address: str, *, deadline: float) -> Pod:
+        """The one pod that owns the address, as soon as it is known, until `deadline` (the loop's time).
+
+        Raises:
+            CallerUnknown, CallerAmbiguous: nobody, or nobody certain, owns it.
+        """
+        if (pod := self.owner(address)) is not None:
+            return pod
+        begun = asyncio.get_running_loop().time()
+        found = await self._waited(address, begun, deadline)
+        self._metrics.histogram("caller_wait_seconds", outcome="found" if found else "unknown").observe(
+            asyncio.get_running_loop().time() - begun
+        )
+        if found is not None:
+            return found
+        if self._directory.owners(address):
+            raise CallerAmbiguous(
+                "more than one pod claims your address", remedy="ask again; it is settled when the API server is read"
+            )
+        raise CallerUnknown(
+            "no pod of this node is known at your address"
+            if self.pods_synced
+            else "the pods of this node are not known yet",
+            remedy="ask again; if it lasts, the operator should look at the agent's readiness",
+        )
+
+    async def _waited(self, address: str, begun: float, deadline: float) -> Pod | None:
+        # Two claims cannot be settled by waiting, so they are read at once.
+        patience = begun if self._directory.owners(address) else begun + READ_AFTER
+        while True:
+            until = min(deadline, patience)
+            told = await self.news(("address", address), deadline=until)
+            if (pod := self.owner(address)) is not None:
+                return pod
+            if not told and until >= deadline:
+                return None
+            if not told:
+                self._ask_read(address)
+                patience = deadline
+
+    async def news(self, key: Hashable, *, deadline: float) -> bool:
+        """Wait until something about the key changed; False when `deadline` came first.
+
+        Keys: `("address", A)`, `("namespace", N)`, `"rules"`.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(future)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            if not future.done() or future.cancelled():
+                futures = self._waiting.get(key, [])
+                if future in futures:
+                    futures.remove(future)
+                if not futures:
+                    self._waiting.pop(key, None)
+        return True
+
+    def tell(self, key: Hashable) -> None:
+        """Something about the key changed."""
+        for future in self._waiting.pop(key, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def put_pod(self, pod: Pod) -> None:
+        """A pod was added or modified."""
+        self._pods(self._directory.put_pod(pod))
+
+    def delete_pod(self, uid: str, version: int) -> None:
+        """A pod was deleted."""
+        self._pods(self._directory.delete_pod(uid, version))
+
+    def replace_pods(self, pods: Iterable[Pod], version: int) -> None:
+        """These are all pods as of `version`."""
+        self._pods(self._directory.replace_pods(pods, version))
+        self.pods_synced = True
+        self._metrics.gauge("synced", resource="pods").set(1)
+
+    def put_namespace(self, namespace: Namespace) -> None:
+        """A namespace was added or modified."""
+        self._namespaces(self._directory.put_namespace(namespace))
+
+    def delete_namespace(self, uid: str, version: int) -> None:
+        """A namespace was deleted."""
+        self._namespaces(self._directory.delete_namespace(uid, version))
+
+    def replace_namespaces(self, namespaces: Iterable[Namespace], version: int) -> None:
+        """These are all namespaces as of `version`."""
+        self._namespaces(self._directory.replace_namespaces(namespaces, version))
+        self.namespaces_synced = True
+        self._metrics.gauge("synced", resource="namespaces").set(1)
+
+    async def run(self) -> None:
+        """Eternal: reads the API server when somebody could not be explained; one read serves everybody."""
+        loop = asyncio.get_running_loop()
+        bucket = TokenBucket(rate=READ_RATE, burst=READ_BURST, now=loop.time())
+        while True:
+            await self._read_wanted.wait()
+            await asyncio.sleep(bucket.wait(loop.time()))
+            bucket.take(loop.time())
+            self._read_wanted.clear()
+            await self._read()
+
+    async def _read(self) -> None:
+        if self.reader is None:
+            return
+        try:
+            pods, version = await self.reader.read_pods()
+        except Exception as error:  # noqa: BLE001  whatever the source's trouble, waiting requests end by their deadline
+            log.warning("reading the pods of this node failed", error=repr(error))
+            self._metrics.counter("caller_reads_total", outcome="failed").inc()
+            return
+        self._metrics.counter("caller_reads_total", outcome="done").inc()
+        self._pods(self._directory.replace_pods(pods, version))
+
+    def _ask_read(self, address: str) -> None:
+        if self.reader is None:
+            return
+        if self._unexplained is None:
+            self._unexplained = TTLCache(UNKNOWN_LIMIT, UNKNOWN_MEMORY, timer=asyncio.get_running_loop().time)
+        if address not in self._unexplained:
+            self._unexplained[address] = True
+            self._read_wanted.set()
+
+    def _pods(self, changes: list[Change[Pod]]) -> None:
+        if not changes:
+            return
+        if self.observer is not None:
+            # Before the waiters: what a woken request asks for is then already on its way.
+            self.observer.pods_changed(changes)
+        addresses = {
+            address for change in changes for pod in (change.before, change.after) if pod for address in pod.addresses
+        }
+        for address in addresses:
+            self.tell(("address", address))
+        self._metrics.gauge("directory_pods").set(self._directory.pod_count)
+
+    def _namespaces(self, changes: list[Change[Namespace]]) -> None:
+        if not changes:
+            return
+        names = frozenset(item.name for change in changes for item in (change.before, change.after) if item)
+        if self.observer is not None:
+            self.observer.namespaces_changed(names)
+        for name in names:
+            self.tell(("namespace", name))
+        self._metrics.gauge("directory_namespaces").set(self._directory.namespace_count)
