@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 Json = dict[str, Any]
+Query = Mapping[str, str | int]
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -46,21 +47,37 @@ class ApiFailure(Exception):
 
 
 class Watch:
-    """An open watch: its events, one after the other."""
+    """An open watch: its events, one after the other.
+
+    Attributes:
+        cuts: how many chunks have ended in mid-event.
+    """
 
     def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
         self._connection = connection
         self._response = response
-        self.status = response.status
+        self.cuts = 0
+        self._rest = b""  # what came after the last whole line
 
     def next(self, timeout: float = 20.0) -> Json | None:
-        """The next event; None at a clean end; TimeoutError after `timeout` seconds of silence, then it is spent."""
-        # A response without further body lets go of the connection's socket: then there is nothing to wait for.
-        if self._connection.sock is not None:
-            self._connection.sock.settimeout(timeout)
-        line = self._response.readline()
-        if not line:
-            return None
+        """The next event; None at a clean end.
+
+        Raises:
+            TimeoutError: `timeout` seconds of silence; the watch cannot be read any more then.
+            http.client.IncompleteRead: the connection ended without a last chunk.
+        """
+        while b"\n" not in self._rest:
+            # A response that ends with its connection has taken the socket over: then there is nothing to set.
+            if self._connection.sock is not None:
+                self._connection.sock.settimeout(timeout)
+            part = self._response.read1(65_536)
+            if getattr(self._response, "chunk_left", None) == 0 and not part.endswith(b"\n"):
+                self.cuts += 1
+            if not part:
+                assert not self._rest, f"the watch ended in mid-event: {self._rest!r}"
+                return None
+            self._rest += part
+        line, _, self._rest = self._rest.partition(b"\n")
         event: Json = json.loads(line)
         return event
 
@@ -86,7 +103,7 @@ class Api:
         path: str,
         body: Json | None = None,
         *,
-        query: Mapping[str, str | int] | None = None,
+        query: Query | None = None,
         accept: str = JSON,
         content_type: str = JSON,
         timeout: float = 20.0,
@@ -102,7 +119,7 @@ class Api:
         path: str,
         body: Json | None = None,
         *,
-        query: Mapping[str, str | int] | None = None,
+        query: Query | None = None,
         accept: str = JSON,
         content_type: str = JSON,
         timeout: float = 20.0,
@@ -115,7 +132,7 @@ class Api:
             raise ApiFailure(f"{method} {path}", answer)
         return answer.json()
 
-    def get(self, path: str, *, query: Mapping[str, str | int] | None = None, accept: str = JSON) -> Json:
+    def get(self, path: str, *, query: Query | None = None, accept: str = JSON) -> Json:
         """Read; raises ApiFailure."""
         return self.call("GET", path, query=query, accept=accept)
 
@@ -136,7 +153,7 @@ class Api:
         self,
         path: str,
         *,
-        query: Mapping[str, str | int] | None = None,
+        query: Query | None = None,
         accept: str = JSON,
         timeout: float = 20.0,
     ) -> Iterator[Watch]:
@@ -154,7 +171,7 @@ class Api:
         method: str,
         path: str,
         body: Json | None,
-        query: Mapping[str, str | int] | None,
+        query: Query | None,
         accept: str,
         content_type: str,
         timeout: float,
