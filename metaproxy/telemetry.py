@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from metaproxy import __version__
+
+disable_created_metrics()  # a second series for each counter that nobody reads
 
 Kind = Literal["counter", "gauge", "histogram"]
 
