@@ -5,7 +5,8 @@ Must not know: botocore, HTTP, pods' annotations, why somebody is entitled to a 
 
 The broker owns every flight; a waiter owns only its wait, so who hangs up hurts nobody (kiam's fetch ran under its
 first caller's deadline). Nothing is ever evicted because it ages: the next session replaces it (kiam's refresh began
-with an empty slot). Expiry is wall time; pauses and the budget run on the loop's clock, which nobody sets back.
+with an empty slot). Expiry is wall time; pauses and the budget run on the loop's clock, which nobody sets back. Lives
+run on both: whichever clock says first that a session is due or over is believed.
 """
 
 import asyncio
@@ -20,8 +21,16 @@ from typing import Protocol
 import structlog
 
 from metaproxy.budget import TokenBucket
-from metaproxy.credentials import Credentials, FailureClass, pause, renew_at, usable
-from metaproxy.errors import IssueError, StsDenied, StsInvalidRequest, StsPending, StsRegionDisabled, StsUnreachable
+from metaproxy.credentials import LAST_SERVED, Credentials, FailureClass, pause, renew_at, usable
+from metaproxy.errors import (
+    IssueError,
+    StsDenied,
+    StsInvalidRequest,
+    StsOwnIdentity,
+    StsPending,
+    StsRegionDisabled,
+    StsUnreachable,
+)
 from metaproxy.roles import AssumeRole
 from metaproxy.telemetry import Metrics
 
@@ -82,6 +91,9 @@ class _Entry:
     flying: bool = False
     credentials: Credentials | None = None
     renew_at: float = 0.0
+    # The same moment, and the last moment of serving, on the loop's clock: a wall clock set back stretches no life.
+    renew_by: float = 0.0
+    serve_by: float = 0.0
     failure: IssueError | None = None
     failures: int = 0
     retry_at: float = 0.0
@@ -215,7 +227,9 @@ class Broker:
 
     def _usable(self, entry: _Entry) -> Credentials | None:
         held = entry.credentials
-        return held if held is not None and usable(held, self._clock()) else None
+        if held is None or not usable(held, self._clock()) or asyncio.get_running_loop().time() >= entry.serve_by:
+            return None
+        return held
 
     def _dispatch(self, group: asyncio.TaskGroup, bucket: TokenBucket) -> float:
         """Start what is due and the budget allows, most urgent first; seconds until the next thing may be due."""
@@ -250,8 +264,7 @@ class Broker:
         """Seconds until STS is to be asked for an entry; None when it is not, as things stand."""
         if entry.flying or not (entry.wanted or entry.waiters):
             return None
-        # A session that is no longer usable is due at once: its renewal lies in the past.
-        fresh = entry.renew_at - wall if entry.credentials else 0.0
+        fresh = min(entry.renew_at - wall, entry.renew_by - now) if self._usable(entry) else 0.0
         return max(fresh, entry.retry_at - now if entry.failure else 0.0)
 
     def _priority(self, entry: _Entry, wall: float) -> Priority:
@@ -292,7 +305,7 @@ class Broker:
         begun, outcome = loop.time(), "ok"
         try:
             async with asyncio.timeout(FLIGHT_LIMIT):
-                return await self._issuer.issue(call)
+                return await self._issued(call)
         except IssueError as failure:
             outcome = failure.reason.value
             raise
@@ -307,9 +320,22 @@ class Broker:
         finally:
             self._metrics.histogram("sts_request_duration_seconds", outcome=outcome).observe(loop.time() - begun)
 
+    async def _issued(self, call: AssumeRole) -> Credentials:
+        credentials = await self._issuer.issue(call)
+        if usable(credentials, self._clock()):
+            return credentials
+        # A failure, with its pauses: kept as a session it would be due again at once, for ever.
+        raise StsOwnIdentity(
+            "the session that STS gave is over already: the node's clock is wrong",
+            remedy="ask again, and tell the operator to set the node's clock",
+        )
+
     def _landed(self, entry: _Entry, credentials: Credentials) -> None:
         entry.credentials = credentials
         entry.renew_at = renew_at(credentials, phase=self._chance())
+        now, wall = asyncio.get_running_loop().time(), self._clock()
+        entry.renew_by = now + entry.renew_at - wall
+        entry.serve_by = now + credentials.expires - LAST_SERVED - wall
         entry.failure, entry.failures, entry.retry_at = None, 0, 0.0
         log.info(
             "session issued",
