@@ -1,0 +1,130 @@
+"""From the bytes of a YAML or JSON file to the pods and namespaces that it declares.
+
+Knows: how manifests are written, what the API server would add to them, and how a document can be wrong or harmful.
+Must not know: files, folders, or when they change.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from metaproxy.caller import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Namespace, Pod
+from metaproxy.objects import ObjectError, namespace_from, pod_from
+
+DEPTH_LIMIT = 64
+"""How deep a document may nest: libyaml's composer recurses in C, some tens of thousands of levels end the process."""
+
+NODE_LIMIT = 2_000_000
+"""How many values a file may have with its aliases written out: nine lines of aliases can mean a billion."""
+
+_KNOWN = POD_ANNOTATIONS | NAMESPACE_ANNOTATIONS
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class ManifestError(ValueError):
+    """A file that cannot be read as manifests: says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a file says; `skipped` tells of objects that cannot be what they should be."""
+
+    pods: tuple[Pod, ...] = ()
+    namespaces: tuple[Namespace, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
+def parse(data: bytes) -> Contents:
+    """The pods and namespaces of a file of YAML or JSON documents. Other kinds are left alone.
+
+    Raises:
+        ManifestError: it is no YAML, or so deep or wide that reading it would hurt.
+    """
+    try:
+        _measure(data)
+        documents = list(yaml.load_all(data, Loader=_Loader))
+    except ManifestError:
+        raise
+    except Exception as error:  # PyYAML's constructors raise whatever they meet: KeyError, IndexError, AttributeError
+        raise ManifestError(f"no YAML: {' '.join(str(error).split())[:300]}") from error
+    pods: list[Pod] = []
+    namespaces: list[Namespace] = []
+    skipped: list[str] = []
+    for obj in _objects(documents):
+        try:
+            match _kind(obj):
+                case "Pod":
+                    pods.append(replace(pod_from(_completed(obj, namespaced=True)), version=0))
+                case "Namespace":
+                    namespaces.append(replace(namespace_from(_completed(obj, namespaced=False)), version=0))
+        except ObjectError as error:
+            skipped.append(str(error))
+    return Contents(pods=tuple(pods), namespaces=tuple(namespaces), skipped=tuple(skipped))
+
+
+def _measure(data: bytes) -> None:
+    """Refuse what the loader must not see: it is read as a flat stream of events first, which cannot hurt."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []
+    total = 0
+    for event in yaml.parse(data, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            total += sizes.get(str(event.anchor), 0)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, total))
+            total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = total - before
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+        if len(open_nodes) > DEPTH_LIMIT:
+            raise ManifestError(f"nested deeper than {DEPTH_LIMIT} levels")
+        if total > NODE_LIMIT:
+            raise ManifestError(f"more than {NODE_LIMIT} values with aliases written out")
+
+
+def _objects(documents: Iterable[Any]) -> Iterable[Any]:
+    """The documents, lists taken apart. Items of a typed list carry no kind of their own (PodList), others do."""
+    for document in documents:
+        kind = document.get("kind") if isinstance(document, dict) else None
+        items = document.get("items") if kind in {"List", "PodList", "NamespaceList"} else None
+        if isinstance(items, list):
+            for item in items:
+                typed = {"apiVersion": "v1", "kind": str(kind).removesuffix("List")} if kind != "List" else {}
+                yield {**typed, **item} if isinstance(item, dict) else item
+        elif document is not None:
+            yield document
+
+
+def _kind(obj: Any) -> str:
+    if not isinstance(obj, dict) or not isinstance(obj.get("kind"), str):
+        raise ObjectError(f"no Kubernetes object: {ascii(obj)[:80] if isinstance(obj, str) else type(obj).__name__}")
+    # A `kind: Namespace` of another group is something else.
+    return obj["kind"] if obj.get("apiVersion", "v1") == "v1" else ""
+
+
+def _completed(obj: Mapping[str, Any], *, namespaced: bool) -> Mapping[str, Any]:
+    """The object with what the API server would add: namespace and uid.
+
+    Raises:
+        ObjectError: it has what the API server would refuse and we could misread. `external-id: 012` is the number ten.
+    """
+    metadata = obj.get("metadata")
+    if not isinstance(metadata, dict):
+        raise ObjectError(f"a {obj['kind']} without metadata")
+    name = metadata.get("name")
+    annotations = metadata.get("annotations")
+    if not isinstance(annotations, dict | None):
+        raise ObjectError(f"{obj['kind']} {name!a}: its annotations are no mapping")
+    for key in _KNOWN & (annotations or {}).keys():
+        if not isinstance((annotations or {})[key], str):
+            raise ObjectError(f"{obj['kind']} {name!a}: annotation {key} is no text: put it in quotes")
+    known = {key: value for key, value in metadata.items() if value is not None}
+    if namespaced:
+        known.setdefault("namespace", "default")
+    known.setdefault("uid", f"{known.get('namespace')}/{name}" if namespaced else name)
+    return {**obj, "metadata": known}
