@@ -28,6 +28,10 @@ READ_RATE = 1.0
 READ_BURST = 5.0
 """How often the API server is read, for all addresses together."""
 
+READ_LIMIT = 5.0
+"""Seconds after which a read is given up, whatever the source's own time-outs are: one at a time is made, so one that
+hangs (an API server without etcd does) would be the last."""
+
 UNKNOWN_MEMORY = 3.0
 """Seconds for which an address that a read did not explain causes no further read: floods must cost nothing."""
 
@@ -189,7 +193,8 @@ class Finder:
         if self.reader is None:
             return
         try:
-            pods, version = await self.reader.read_pods()
+            async with asyncio.timeout(READ_LIMIT):
+                pods, version = await self.reader.read_pods()
         except Exception as error:  # noqa: BLE001  whatever the source's trouble, waiting requests end by their deadline
             log.warning("reading the pods of this node failed", error=repr(error))
             self._metrics.counter("caller_reads_total", outcome="failed").inc()
