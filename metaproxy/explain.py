@@ -17,14 +17,37 @@ from metaproxy.roles import AssumeRole
 
 
 class Held(Protocol):
-    """What is held of a call."""
+    """What is held of a call; read-only, so that a frozen value will do."""
 
-    held: bool
-    fetching: bool
-    expires: float | None
-    renew_at: float | None
-    failure: IssueError | None
-    retry_in: float | None
+    @property
+    def held(self) -> bool:
+        """Whether there is a session to serve."""
+        ...
+
+    @property
+    def fetching(self) -> bool:
+        """Whether STS is being asked."""
+        ...
+
+    @property
+    def expires(self) -> float | None:
+        """The session's real end, in Unix seconds."""
+        ...
+
+    @property
+    def renew_at(self) -> float | None:
+        """When it is due for renewal, in Unix seconds."""
+        ...
+
+    @property
+    def failure(self) -> IssueError | None:
+        """What went wrong last, if nothing went well since."""
+        ...
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds until STS is asked again."""
+        ...
 
 
 class Explainer:
