@@ -1,0 +1,285 @@
+"""How the pieces are built, started, watched and stopped: the only place where concrete classes meet.
+
+Knows: every class. Must not know: HTTP paths, policy rules, STS.
+"""
+
+import asyncio
+import gc
+import os
+import random
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+
+from metaproxy import __version__, keyfile, tokens
+from metaproxy.admin import Admin
+from metaproxy.broker import Broker
+from metaproxy.caller import Directory
+from metaproxy.entitlements import Entitlements
+from metaproxy.errors import IssueError, MetaproxyError
+from metaproxy.events import EventRecorder
+from metaproxy.explain import Explainer
+from metaproxy.finder import Finder
+from metaproxy.imds import BASIC, Profile
+from metaproxy.kube import KubeSource
+from metaproxy.kubeclient import KubeClient
+from metaproxy.listener import Listener
+from metaproxy.manifests import ManifestSource
+from metaproxy.objects import canonical_address
+from metaproxy.passthrough import Upstream
+from metaproxy.policy import Rules
+from metaproxy.prefetch import Prefetch
+from metaproxy.roles import AssumeRole, BaseArn, RoleArn
+from metaproxy.server import Server
+from metaproxy.settings import Settings
+from metaproxy.sts import Options, Sts
+from metaproxy.telemetry import Metrics, configure_logging, measure_lag
+
+log = structlog.get_logger()
+
+DETECT_PAUSE = (0.5, 30.0)
+"""Seconds between two tries to learn who we are: from, and growing to."""
+
+
+class Agent:
+    """The whole program, once for each set of settings; `run` is its life."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.metrics = Metrics()
+        directory = Directory()
+        self._rules = _rules(settings)
+        self._entitlements = Entitlements(directory, self._rules, tokens_required=settings.tokens.mode == "required")
+        self._finder = Finder(directory, self.metrics)
+        self._upstream = Upstream(settings.upstream.url, metrics=self.metrics, paths=self._ahead())
+        self._sts = Sts(_sts_options(settings), find_region=self._upstream.region, clock=clock)
+        self._broker = Broker(
+            self._sts,
+            self.metrics,
+            concurrency=settings.sts.concurrency,
+            rate=settings.sts.rate,
+            burst=settings.sts.burst,
+            clock=clock,
+            on_failure=self._told_failure,
+        )
+        self._kube: KubeClient | None = None
+        self._events: EventRecorder | None = None
+        self._source: KubeSource | ManifestSource
+        if settings.source.manifests:
+            self._source = ManifestSource(self._finder, settings.source.manifests, metrics=self.metrics)
+        else:
+            self._kube = KubeClient(settings.source.kubeconfig)
+            self._source = KubeSource(self._finder, self._kube, settings.node_name, metrics=self.metrics)
+            self._finder.reader = self._source
+            if settings.events.enabled:
+                self._events = EventRecorder(self._kube, settings.node_name, metrics=self.metrics)
+        self._prefetch = Prefetch(directory, self._entitlements, self._broker, self.metrics, self._events)
+        self._finder.observer = self._prefetch
+        self._explainer = Explainer(directory, self._entitlements, self._broker.state, clock=clock)
+        self._listener: Listener
+        self.listening = asyncio.Event()
+        self.admin = Admin(
+            registry=self.metrics.registry,
+            checks={
+                "pods": lambda: None if self._finder.pods_synced else f"no list yet: {self._source.status()}",
+                "namespaces": lambda: None if self._finder.namespaces_synced else "no list yet",
+                "identity": self._sts.trouble,
+                "listener": lambda: None if self.addresses else "not listening yet",
+            },
+            details=self._details,
+            explain=self._explain,
+        )
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where pods are answered; empty before the listener is up."""
+        return self._listener.addresses if hasattr(self, "_listener") else []
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Live until `stop`, then let held requests end.
+
+        Raises:
+            OSError: an address cannot be had. KeyFileError: the token key cannot be used.
+            ExceptionGroup: a task that should never end did.
+        """
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            # First what lets people see us, then what can get stuck.
+            await self.admin.open(*settings.admin.listen)
+            stack.push_async_callback(self.admin.close)
+            for resource in (self._upstream, self._sts, self._kube):
+                if resource is not None:
+                    await stack.enter_async_context(resource)
+            self._listener = Listener(
+                self._server().answer,
+                self.metrics,
+                connections_per_address=settings.server.connections_per_address,
+            )
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(_eternal(name, run()), name=name) for name, run in self._duties().items()]
+                tasks.append(group.create_task(self._detect(), name="detect base ARN"))
+                await self._listener.open(settings.server.listen)
+                log.info(
+                    "listening", addresses=[f"{host}:{port}" for host, port in self.addresses], version=__version__
+                )
+                # What is alive now lives as long as the process: the collector need not look at it again.
+                gc.collect()
+                gc.freeze()
+                await stop.wait()
+                self.admin.stopping = True
+                log.info("stopping")
+                await self._listener.close()
+                for task in tasks:
+                    task.cancel()
+
+    def _duties(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+            "source of pods": self._source.run,
+            "finder": self._finder.run,
+            "broker": self._broker.run,
+            "own identity": self._sts.run,
+            "upstream": self._upstream.run,
+            "loop lag": lambda: measure_lag(self.metrics),
+        }
+        if self._events is not None:
+            tasks["events"] = self._events.run
+        return tasks
+
+    def _server(self) -> Server:
+        settings = self._settings
+        profile = Profile(
+            exact=(BASIC if settings.upstream.profile == "basic" else frozenset())
+            | {path for path in settings.upstream.allow if not path.endswith("/")},
+            prefixes=tuple(path for path in settings.upstream.allow if path.endswith("/")),
+        )
+        return Server(
+            callers=self._finder,
+            rights=self._entitlements,
+            sessions=self._broker,
+            items=self._upstream,
+            explain=self._explainer.by_address,
+            metrics=self.metrics,
+            key=_token_key(settings),
+            profile=profile,
+            hold=settings.server.hold,
+            clock=self._clock,
+        )
+
+    def _ahead(self) -> tuple[str, ...]:
+        """The items that are fetched before anybody asks: those that SDKs ask for, if pods may have them."""
+        return tuple(f"/latest/{path}" for path in sorted(BASIC)) if self._settings.upstream.profile == "basic" else ()
+
+    async def _detect(self) -> None:
+        """Learn what bare role names stand on, if nobody said; ends when it is known."""
+        if self._rules.base is not None:
+            return
+        pause, longest = DETECT_PAUSE
+        while True:
+            try:
+                identity = await self._sts.identity()
+                base = BaseArn(partition=identity.partition, account=identity.account)
+                break
+            except MetaproxyError as failure:
+                log.warning("own identity is not known yet", message=failure.message, remedy=failure.remedy)
+            await asyncio.sleep(pause * (0.75 + 0.5 * random.random()))  # noqa: S311  spreads load, guards nothing
+            pause = min(2 * pause, longest)
+        log.info("base ARN detected", base=base.arn)
+        self._prefetch.set_rules(replace(self._rules, base=base))
+        self._finder.tell("rules")
+
+    def _told_failure(self, call: AssumeRole, failure: IssueError) -> None:
+        # Not a bound method of the prefetch: each of the two needs the other, and the broker is built first.
+        self._prefetch.failed(call, failure)
+
+    def _details(self) -> Mapping[str, Any]:
+        base = self._entitlements.rules.base
+        details: dict[str, Any] = {
+            "version": __version__,
+            "source": self._source.status(),
+            "base ARN": base.arn if base else "not known yet",
+            "own identity": self._sts.status(),
+            "upstream": self._upstream.status(),
+        }
+        if self._events is not None:
+            details["events"] = self._events.status()
+        return details
+
+    def _explain(self, key: str, value: str) -> Mapping[str, Any] | None:
+        if key == "ip":
+            return self._explainer.by_address(canonical_address(value) or value)
+        namespace, _, name = value.partition("/")
+        return self._explainer.by_name(namespace, name)
+
+
+def run(settings: Settings) -> int:
+    """The command: 0 after SIGTERM or SIGINT, 1 when something that should never end did, 2 when it cannot begin."""
+    json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stdout.isatty())
+    configure_logging(json=json, level=settings.log.level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_until_signal(settings))
+
+
+async def _until_signal(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await Agent(settings).run(stop)
+    except keyfile.KeyFileError as error:
+        log.error("cannot begin", error=str(error))  # noqa: TRY400  a trace would help nobody
+        return 2
+    except Exception:
+        log.exception("ended by a failure")
+        return 1
+    return 0
+
+
+async def _eternal(name: str, work: Awaitable[None]) -> None:
+    """Await what never ends: that it ends, however cleanly, is a failure of the whole."""
+    await work
+    raise RuntimeError(f"the task {name!r} ended by itself")
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        base=BaseArn.parse(settings.role_base_arn) if settings.role_base_arn else None,
+        default_role=settings.policy.default_role,
+        namespace_required=settings.policy.namespace_policy == "required",
+        allow=tuple(settings.policy.allow),
+        session_name=settings.sts.session_name,
+        tags=tuple(settings.sts.session_tags.items()),
+        source_identity=settings.sts.source_identity,
+        duration=settings.sts.session_duration,
+        node=settings.node_name,
+        cluster=settings.cluster_name,
+    )
+
+
+def _sts_options(settings: Settings) -> Options:
+    return Options(
+        region=settings.sts.region or os.environ.get("AWS_REGION", "") or os.environ.get("AWS_DEFAULT_REGION", ""),
+        endpoint_url=settings.sts.endpoint_url,
+        # The default chain asks where we ask, so that both mean the same node.
+        metadata_url="" if "AWS_EC2_METADATA_SERVICE_ENDPOINT" in os.environ else settings.upstream.url,
+        hop=RoleArn.parse(settings.assume_role_arn) if settings.assume_role_arn else None,
+        hop_session_name=f"metaproxy-{settings.node_name}" if settings.node_name else "metaproxy",
+        connections=settings.sts.concurrency,
+    )
+
+
+def _token_key(settings: Settings) -> bytes:
+    if settings.tokens.key_file:
+        return keyfile.load(Path(settings.tokens.key_file), size=tokens.KEY_SIZE)
+    log.warning("tokens will not outlive this process", remedy="name a file in --tokens.key-file")
+    return secrets.token_bytes(tokens.KEY_SIZE)
