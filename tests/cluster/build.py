@@ -46,6 +46,7 @@ def ensure() -> Path:
     binary.parent.mkdir(parents=True, exist_ok=True)
     with _locked(binary.with_suffix(".lock")):
         if not binary.exists():  # whoever held the lock may have built it
+            print("building the API server of the cluster tests: once, and it takes minutes", file=sys.stderr)
             _build(binary)
     return binary
 

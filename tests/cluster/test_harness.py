@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from tests.cluster.api import METADATA, METADATA_LIST, Api, ApiFailure, Json, Query
-from tests.cluster.build import ensure
 from tests.cluster.harness import Cluster
 from tests.cluster.waiting import wait_until
 
@@ -25,7 +24,7 @@ READ_PODS = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch
 FUTURE = 1_000_000_000  # a version that no test run reaches
 SILENCE = 1.0  # seconds: what is expected never to come has had a hundred times its usual 10 ms
 
-pytestmark = pytest.mark.timeout(120)  # the first test waits for the build's end or the start of the servers
+pytestmark = pytest.mark.timeout(120)  # the first test waits for the start of the servers, others for a restart
 
 
 def of_node(node: str, *more: str) -> str:
@@ -226,7 +225,7 @@ def test_huge_event(cluster: Cluster, namespace: str, node: str) -> None:
 
 
 def test_streaming_list(cluster: Cluster, namespace: str, node: str) -> None:
-    """A streaming list ends its initial events with an annotated bookmark that carries the version."""
+    """A streaming list ends its initial events with an annotated bookmark: a pod of nothing but the version."""
     cluster.create_pod(namespace, "p", node=node)
     query: Query = {
         "fieldSelector": of_node(node),
@@ -241,8 +240,11 @@ def test_streaming_list(cluster: Cluster, namespace: str, node: str) -> None:
     assert added["type"] == "ADDED"
     assert bookmark is not None
     assert bookmark["type"] == "BOOKMARK"
-    assert bookmark["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
-    assert version(bookmark["object"]) >= version(added["object"])
+    metadata = bookmark["object"].pop("metadata")
+    assert metadata.pop("annotations") == {"k8s.io/initial-events-end": "true"}
+    assert int(metadata.pop("resourceVersion")) >= version(added["object"])
+    assert metadata == {}
+    assert bookmark["object"] == {"kind": "Pod", "apiVersion": "v1", "spec": {"containers": None}, "status": {}}
 
 
 def test_watch_ends_on_time(cluster: Cluster, node: str) -> None:
@@ -517,7 +519,7 @@ def test_event_time(cluster: Cluster, namespace: str, node: str, digits: str, st
 # ---- the harness itself
 
 
-def test_server_ends_with_its_starter(tmp_path: Path) -> None:
+def test_server_ends_with_its_starter(server_binary: Path, tmp_path: Path) -> None:
     """A server ends when whoever started it is killed and could not tidy up."""
     program = (
         "import sys, subprocess\n"
@@ -525,7 +527,7 @@ def test_server_ends_with_its_starter(tmp_path: Path) -> None:
         "print(server.pid, flush=True)\n"
         "server.wait()\n"
     )
-    command = [sys.executable, "-c", program, str(ensure()), "etcd", f"--data-dir={tmp_path}", "--log-level=fatal"]
+    command = [sys.executable, "-c", program, str(server_binary), "etcd", f"--data-dir={tmp_path}", "--log-level=fatal"]
     # It listens where nobody looks: sockets in the folder instead of ports.
     command += ["--listen-client-urls=unix://localhost:1", "--advertise-client-urls=unix://localhost:1"]
     command += ["--listen-peer-urls=unix://localhost:2", "--initial-advertise-peer-urls=unix://localhost:2"]
@@ -539,9 +541,9 @@ def test_server_ends_with_its_starter(tmp_path: Path) -> None:
     wait_until("the server has ended", lambda: not _command_line(pid), 20.0)
 
 
-def test_close_ends_both(cluster: Cluster, tmp_path: Path) -> None:
+def test_close_ends_both(cluster: Cluster, server_binary: Path, tmp_path: Path) -> None:
     """A second cluster runs beside the first; closed, both its processes are gone and the first still answers."""
-    with Cluster(ensure(), tmp_path) as second:
+    with Cluster(server_binary, tmp_path) as second:
         assert second.url != cluster.url
         assert second.admin.request("GET", PODS).status == 200
         pids = (second._etcd.pid, second._apiserver.pid)
