@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -61,11 +61,11 @@ class _Connection(RequestHandler):
         super().connection_made(transport)
         peer = _peer_of(transport)
         if not self._listener.opened(peer):
-            assert isinstance(transport, asyncio.Transport)  # noqa: S101  a TCP connection
-            transport.abort()
+            # A TCP connection; uvloop's are no subclass, so the type can only be told.
+            cast(asyncio.Transport, transport).abort()
             return
         self._counted = peer
-        self._first = self._listener.loop.call_later(FIRST_REQUEST, self.force_close)
+        self._first = self._listener.loop.call_later(self._listener.first_request, self.force_close)
 
     def spoke(self) -> None:
         """A first request came in time."""
@@ -99,7 +99,7 @@ class _Connection(RequestHandler):
 
 
 class Listener:
-    """Listens on several addresses and walks each request through `answer`."""
+    """Listens on several addresses and walks each request through `answer`; times are in seconds."""
 
     def __init__(
         self,
@@ -107,9 +107,15 @@ class Listener:
         metrics: Metrics,
         *,
         connections_per_address: int,
+        first_request: float = FIRST_REQUEST,
+        keep_alive: float = KEEP_ALIVE,
+        drain: float = DRAIN,
     ) -> None:
         self._answer = answer
         self._cap = connections_per_address
+        self.first_request = first_request
+        self._keep_alive = keep_alive
+        self._drain = drain
         self._open: Counter[str] = Counter()
         self._connections = metrics.gauge("http_connections")
         self._refused = metrics.counter("http_connections_refused_total")
@@ -123,7 +129,7 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self._web = web.Server(
             self._handle,
-            keepalive_timeout=KEEP_ALIVE,
+            keepalive_timeout=self._keep_alive,
             lingering_time=LINGER,
             max_line_size=LINE_LIMIT,
             max_field_size=LINE_LIMIT,
@@ -142,7 +148,7 @@ class Listener:
             server.close()
         if self._web is not None:
             self._web.pre_shutdown()
-            await self._web.shutdown(DRAIN)
+            await self._web.shutdown(self._drain)
 
     def opened(self, peer: str) -> bool:
         """A connection was made; False when its address has too many."""

@@ -1,0 +1,685 @@
+"""HTTP as pods speak it, well and badly: real sockets on loopback, each 127.0.0.x a pod, on both event loops.
+
+What the walk does is not looked at here: it is a callable that says what it was asked.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from metaproxy.imds import Answer, Request
+from metaproxy.listener import LINE_LIMIT, Listener, _peer_of
+from metaproxy.telemetry import Metrics
+
+pytestmark = pytest.mark.sockets
+
+BOUND = 10.0
+"""Seconds that nothing here may take: many times what it should."""
+
+SHORT = 0.2
+"""Seconds that stand for a time-out that would be long."""
+
+POD = "127.0.0.2"
+
+
+class Walk:
+    """Answers each request with what it understood of it; holds what asks for `/hold` until it is released."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.held = asyncio.Event()
+        self.release = asyncio.Event()
+        self.hung_up = asyncio.Event()
+
+    async def __call__(self, request: Request) -> Answer:
+        """One answer."""
+        self.requests.append(request)
+        if request.target == "/hold":
+            self.held.set()
+            try:
+                await self.release.wait()
+            except asyncio.CancelledError:
+                self.hung_up.set()
+                raise
+        if request.target == "/break":
+            raise ZeroDivisionError("an inner detail")
+        if request.target == "/late":
+            raise TimeoutError
+        if request.target == "/busy":
+            return Answer(status=503, body=b'{"code": "Busy"}', content_type="application/json", retry_after=1)
+        status = 404 if request.method == "CONNECT" else 200  # as the real walk: a 2xx would be a tunnel without body
+        return Answer(status=status, body=json.dumps(asdict(request)).encode(), ttl=60)
+
+    @property
+    def targets(self) -> list[str]:
+        """What was asked for, in order."""
+        return [request.target for request in self.requests]
+
+
+@dataclass
+class Reply:
+    """One answer as it came over the wire; header names in lower case."""
+
+    status: int
+    version: str
+    headers: dict[str, str]
+    body: bytes
+    asked: dict[str, Any] = field(default_factory=dict)
+
+
+class Wire:
+    """A pod's connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        """Put bytes on the wire; a connection that is closed already swallows them."""
+        self.writer.write(data)
+        try:
+            await self.writer.drain()
+        except ConnectionError:
+            return
+
+    async def reply(self, *, head: bool = False) -> Reply:
+        """The next answer."""
+        async with asyncio.timeout(BOUND):
+            block = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first, *lines = block.split("\r\n")[:-2]
+            version, status, *_ = first.split(" ", 2)
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            body = b"" if head else await self.reader.readexactly(int(headers["content-length"]))
+        asked = json.loads(body) if body.startswith(b'{"method"') else {}
+        return Reply(status=int(status), version=version, headers=headers, body=body, asked=asked)
+
+    async def ask(self, data: bytes, *, head: bool = False) -> Reply:
+        """Send and read one answer."""
+        await self.send(data)
+        return await self.reply(head=head)
+
+    async def rest(self) -> bytes:
+        """What comes until the other side closes."""
+        async with asyncio.timeout(BOUND):
+            try:
+                return await self.reader.read()
+            except ConnectionError:
+                return b""
+
+    async def close(self) -> None:
+        """Hang up."""
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionError:
+            return
+
+
+class Bench:
+    """A listener with its walk and metrics, and the connections to it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.walk = Walk()
+        self.metrics = Metrics()
+        self.listener = Listener(self.walk, self.metrics, **{"connections_per_address": 64, **options})
+        self.wires: list[Wire] = []
+
+    async def dial(self, source: str = POD) -> Wire:
+        """A connection from a pod's address."""
+        host, port = self.listener.addresses[0]
+        async with asyncio.timeout(BOUND):
+            wire = Wire(*await asyncio.open_connection(host, port, local_addr=(source, 0)))
+        self.wires.append(wire)
+        return wire
+
+    @property
+    def connections(self) -> float | None:
+        """How many connections are counted."""
+        return self.metrics.registry.get_sample_value("metaproxy_http_connections")
+
+    @property
+    def refused(self) -> float | None:
+        """How many connections were refused."""
+        return self.metrics.registry.get_sample_value("metaproxy_http_connections_refused_total")
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let the loop turn until the other side has seen what was done."""
+        async with asyncio.timeout(BOUND):
+            while not condition():  # noqa: ASYNC110  the sockets' other side rings no bell
+                await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def bench(**options: Any) -> AsyncIterator[Bench]:
+    """A bench that listens on a free port, and ends with no connection counted."""
+    made = Bench(**options)
+    await made.listener.open([("127.0.0.1", 0)])
+    try:
+        yield made
+    finally:
+        made.walk.release.set()
+        for wire in made.wires:
+            await wire.close()
+        await made.listener.close()
+    await made.until(lambda: made.connections == 0)
+
+
+def get(target: str = "/", *headers: str, method: str = "GET", version: str = "1.1") -> bytes:
+    """A request as a plain client sends it."""
+    return "\r\n".join([f"{method} {target} HTTP/{version}", "Host: 169.254.169.254", *headers, "", ""]).encode()
+
+
+def unreadable(reply: Reply) -> None:
+    """The answer to what is no request."""
+    assert reply.status == 400
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.version == "HTTP/1.0" or reply.headers["connection"] == "close"
+    assert json.loads(reply.body)["code"] == "BadRequest"
+    assert b" " in reply.body
+
+
+# Requests that can be read.
+
+
+async def test_the_walk_is_told_what_was_asked() -> None:
+    """Method, raw target, the socket's peer, token and life as sent; no header says who is calling."""
+    async with bench() as b:
+        wire = await b.dial("127.0.0.7")
+        reply = await wire.ask(
+            get(
+                "/latest/%2e/x?a=b%20c",
+                "X-aws-ec2-metadata-token: T",
+                "X-aws-ec2-metadata-token-ttl-seconds: 60",
+                "X-Real-IP: 10.0.0.1",
+                "Forwarded: for=10.0.0.1",
+            )
+        )
+        assert reply.asked == {
+            "method": "GET",
+            "target": "/latest/%2e/x?a=b%20c",
+            "peer": "127.0.0.7",
+            "token": "T",
+            "ttl": "60",
+            "forwarded": False,
+        }
+
+
+async def test_answers_look_like_ec2s() -> None:
+    """S11: the server's name, a plain type without charset, the length, the token's life; `Retry-After` when told."""
+    async with bench() as b:
+        wire = await b.dial()
+        reply = await wire.ask(get())
+        assert (reply.status, reply.version) == (200, "HTTP/1.1")
+        assert reply.headers["server"] == "EC2ws"
+        assert reply.headers["content-type"] == "text/plain"
+        assert reply.headers["x-aws-ec2-metadata-token-ttl-seconds"] == "60"
+        assert "retry-after" not in reply.headers
+        busy = await wire.ask(get("/busy"))
+        assert (busy.status, busy.headers["retry-after"]) == (503, "1")
+        assert busy.headers["content-type"] == "application/json"
+        assert "x-aws-ec2-metadata-token-ttl-seconds" not in busy.headers
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x-aws-ec2-metadata-token", "X-Aws-Ec2-Metadata-Token", "X-AWS-EC2-METADATA-TOKEN", "x-AWS-ec2-Metadata-TOKEN"],
+)
+async def test_header_names_in_any_case(name: str) -> None:
+    """Clients spell header names in every way."""
+    async with bench() as b:
+        wire = await b.dial()
+        reply = await wire.ask(get("/", f"{name}:  T ", f"{name}-ttl-seconds:60", method="PUT"))
+        assert (reply.asked["token"], reply.asked["ttl"]) == ("T", "60")
+        assert (await wire.ask(get("/", "x-FORWARDED-for:"))).asked["forwarded"] is True
+
+
+async def test_no_particular_headers_are_needed() -> None:
+    """M19: no User-Agent or Accept; a Host that is empty, strange, or has an odd port; none at all in HTTP/1.0."""
+    async with bench() as b:
+        wire = await b.dial()
+        for host in ("", "169.254.169.254", "169.254.169.254:8181", "metadata", "[fd00:ec2::254]"):
+            assert (await wire.ask(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())).status == 200
+        assert (await wire.ask(b"GET / HTTP/1.0\r\n\r\n")).status == 200
+
+
+async def test_kept_alive_and_closed_as_asked() -> None:
+    """M19: one connection serves many requests; `Connection: close` and HTTP/1.0 end it, unless asked to keep it."""
+    async with bench() as b:
+        wire = await b.dial()
+        for _ in range(5):
+            assert (await wire.ask(get())).status == 200
+        assert (await wire.ask(get("/", "Connection: close"))).headers["connection"] == "close"
+        assert await wire.rest() == b""
+        old = await b.dial()
+        assert (await old.ask(get(version="1.0"))).status == 200
+        assert await old.rest() == b""
+        kept = await b.dial()
+        for _ in range(2):
+            assert (await kept.ask(get("/", "Connection: keep-alive", version="1.0"))).status == 200
+
+
+async def test_head_has_no_body() -> None:
+    """S11: HEAD says how long the body would be and leaves it away, so the next answer stands where it should."""
+    async with bench() as b:
+        wire = await b.dial()
+        whole = await wire.ask(get())
+        head = await wire.ask(get(method="HEAD"), head=True)
+        assert (head.status, head.headers["content-type"]) == (200, "text/plain")
+        assert int(head.headers["content-length"]) == len(whole.body) + len("HEAD") - len("GET")
+        assert (await wire.ask(get("/next"))).asked["target"] == "/next"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ((), b""),
+        (("Content-Length: 0",), b""),
+        (("Transfer-Encoding: chunked",), b"0\r\n\r\n"),
+        (("Transfer-Encoding: chunked",), b"5\r\nhello\r\n0\r\n\r\n"),
+        (("Content-Length: 5",), b"hello"),
+        (("Expect: 100-continue", "Content-Length: 0"), b""),
+        (("Expect: 100-continue",), b""),
+        (("Content-Type: application/x-www-form-urlencoded", "Content-Length: 0"), b""),
+    ],
+    ids=["no length", "length 0", "chunked empty", "chunked", "a body", "expect, length 0", "expect", "form"],
+)
+async def test_a_put_may_have_any_body_or_none(headers: tuple[str, ...], body: bytes) -> None:
+    """M19: clients differ in how they send a PUT without a body; each is answered, and the connection goes on."""
+    async with bench() as b:
+        wire = await b.dial()
+        reply = await wire.ask(get("/latest/api/token", *headers, method="PUT") + body)
+        assert (reply.status, reply.asked["method"]) == (200, "PUT")
+        assert (await wire.ask(get("/next"))).asked["target"] == "/next"
+        assert b.walk.targets == ["/latest/api/token", "/next"]
+
+
+async def test_a_body_that_does_not_end_holds_nothing() -> None:
+    """The answer does not wait for a body that nobody reads, and the connection is closed when it does not end."""
+    async with bench() as b:
+        wire = await b.dial()
+        reply = await wire.ask(get("/latest/api/token", "Content-Length: 1000000", method="PUT") + b"x" * 100)
+        assert reply.status == 200
+        assert await wire.rest() == b""
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    """Many requests in one packet: each is answered, in the order of asking."""
+    async with bench() as b:
+        wire = await b.dial()
+        await wire.send(b"".join(get(f"/{number}") for number in range(100)))
+        assert [(await wire.reply()).asked["target"] for _ in range(100)] == [f"/{number}" for number in range(100)]
+
+
+async def test_a_request_in_single_bytes() -> None:
+    """However the network cuts a request it is read."""
+    async with bench() as b:
+        wire = await b.dial()
+        for byte in get("/slow"):
+            await wire.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert (await wire.reply()).asked["target"] == "/slow"
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "http://169.254.169.254/latest/meta-data/iam/info"),
+        ("GET", "HTTP://other.example:81/latest/"),
+        ("OPTIONS", "*"),
+        ("DELETE", "/latest/"),
+        ("PROPFIND", "/latest/"),
+    ],
+)
+async def test_odd_targets_reach_the_walk_as_sent(method: str, target: str) -> None:
+    """Absolute form and `*` are not rewritten into something that is served: the walk sees them raw and refuses."""
+    async with bench() as b:
+        wire = await b.dial()
+        reply = await wire.ask(get(target, method=method))
+        assert (reply.asked["method"], reply.asked["target"]) == (method, target)
+
+
+async def test_connect_opens_no_tunnel() -> None:
+    """CONNECT is one more request for the walk; what follows is HTTP and not carried anywhere."""
+    async with bench() as b:
+        wire = await b.dial()
+        reply = await wire.ask(get("169.254.169.254:80", method="CONNECT"))
+        assert (reply.status, reply.asked["method"]) == (404, "CONNECT")
+        assert reply.asked["target"] == "169.254.169.254:80"
+        await wire.send(b"\x16\x03\x01\x02\x00" * 10 + b"\r\n\r\n")
+        rest = await wire.rest()
+        assert rest == b"" or rest.startswith(b"HTTP/1.0 400 ")
+        assert len(b.walk.requests) == 1
+
+
+async def test_an_upgrade_is_not_taken_up() -> None:
+    """Offers to speak something else are passed over: an ordinary answer comes."""
+    async with bench() as b:
+        wire = await b.dial()
+        reply = await wire.ask(get("/", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x"))
+        assert reply.status == 200
+        assert "upgrade" not in reply.headers
+
+
+# Requests that cannot be read.
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 40,
+        b"\r\nhello\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"get / HTTP/1.1\r\n\r\n",
+        b"GET  / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad name: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA: b\x00c\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: 1x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nnot a size\r\n",
+        b"GET /" + b"a" * (2 * LINE_LIMIT) + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA: " + b"a" * (2 * LINE_LIMIT) + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"".join(b"H%d: x\r\n" % number for number in range(200)) + b"\r\n",
+    ],
+    ids=[
+        "TLS",
+        "text",
+        "method alone",
+        "version",
+        "no Host in 1.1",
+        "lower case",
+        "two spaces",
+        "no colon",
+        "space in name",
+        "NUL",
+        "negative length",
+        "odd length",
+        "odd chunk",
+        "long target",
+        "long header",
+        "many headers",
+    ],
+)
+async def test_what_is_no_request_is_400_and_closed(data: bytes) -> None:
+    """Malformed HTTP: one 400 in our own words, then the connection is closed; the operator is not alarmed."""
+    async with bench() as b:
+        wire = await b.dial()
+        with capture_logs() as logs:
+            reply = await wire.ask(data)
+            if reply.status == 200:
+                # A broken body shows only behind a good head: that much was answered, and nothing more is.
+                assert b"not a size" in data
+                assert await wire.rest() == b""
+                return
+            unreadable(reply)
+            assert await wire.rest() == b""
+        assert b.walk.requests == []
+        assert {line["log_level"] for line in logs} == {"debug"}
+
+
+async def test_after_a_good_request_a_bad_one_still_closes() -> None:
+    """A connection that spoke well once is closed all the same when it mumbles."""
+    async with bench() as b:
+        wire = await b.dial()
+        assert (await wire.ask(get())).status == 200
+        unreadable(await wire.ask(b"mumble mumble\r\n\r\n"))
+        assert await wire.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Content-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: xchunked\r\nContent-Length: 0\r\n\r\n",
+        "Content-Length: 0\r\nContent-Length: 40\r\n\r\n",
+        "Content-Length: 0, 40\r\n\r\n",
+        "Content-Length : 0\r\n\r\n",
+        "Transfer-Encoding\t: chunked\r\n\r\n0\r\n\r\n",
+        "A: b\r\n Content-Length: 40\r\nContent-Length: +0\r\n\r\n",
+    ],
+)
+async def test_requests_are_not_smuggled(head: str) -> None:
+    """Two readings of where a request ends are none: a 400, closed, and what stands behind is never answered."""
+    async with bench() as b:
+        wire = await b.dial()
+        await wire.send(b"PUT /first HTTP/1.1\r\nHost: x\r\n" + head.encode() + get("/smuggled"))
+        unreadable(await wire.reply())
+        assert await wire.rest() == b""
+        assert "/smuggled" not in b.walk.targets
+
+
+async def test_what_breaks_in_the_walk_shows_nothing() -> None:
+    """An exception, or a time-out, that the walk lets fall: a JSON error without a trace, and the connection closed."""
+    async with bench() as b:
+        for target, status in (("/break", 500), ("/late", 504)):
+            wire = await b.dial()
+            reply = await wire.ask(get(target))
+            assert (reply.status, reply.headers["content-type"]) == (status, "application/json")
+            assert b"detail" not in reply.body
+            assert b"Traceback" not in reply.body
+            assert await wire.rest() == b""
+
+
+# Connections.
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nA: b\r\n"])
+async def test_who_does_not_begin_to_speak_is_closed(begin: bytes) -> None:
+    """A first request that does not come in time, however much of it came, holds its connection no longer."""
+    async with bench(first_request=SHORT) as b:
+        wire = await b.dial()
+        await wire.send(begin)
+        await b.until(lambda: b.connections == 1)
+        assert await wire.rest() == b""
+        await b.until(lambda: b.connections == 0)
+        assert b.walk.requests == []
+
+
+async def test_a_trickle_does_not_buy_time() -> None:
+    """Single bytes that keep coming do not put off the end: the whole first request has to come in time."""
+    async with bench(first_request=SHORT) as b:
+        wire = await b.dial()
+        end = asyncio.create_task(wire.rest())
+        await wire.send(b"GET / HTTP/1.1\r\n")
+        async with asyncio.timeout(BOUND):
+            while not end.done():
+                await wire.send(b"A: b\r\n")
+                await asyncio.sleep(SHORT / 20)
+        assert await end == b""
+        assert b.walk.requests == []
+
+
+async def test_who_spoke_once_may_be_silent_for_longer() -> None:
+    """The first request's limit is the first request's: a connection in use outlives one that was silent after it."""
+    async with bench(first_request=SHORT) as b:
+        spoke = await b.dial()
+        assert (await spoke.ask(get())).status == 200
+        silent = await b.dial()
+        assert await silent.rest() == b""
+        assert (await spoke.ask(get("/again"))).asked["target"] == "/again"
+
+
+async def test_a_held_request_is_not_cut_by_the_first_requests_limit() -> None:
+    """Holding is our doing: the limit is for what the pod sends, not for our answer."""
+    async with bench(first_request=SHORT) as b:
+        held = await b.dial()
+        await held.send(get("/hold"))
+        await b.walk.held.wait()
+        silent = await b.dial()
+        assert await silent.rest() == b""
+        b.walk.release.set()
+        assert (await held.reply()).status == 200
+
+
+async def test_idle_connections_end() -> None:
+    """A connection that is kept alive for nothing is closed, half a second request included."""
+    async with bench(keep_alive=SHORT) as b:
+        for half in (b"", b"GET / HT"):
+            wire = await b.dial()
+            assert (await wire.ask(get())).status == 200
+            await wire.send(half)
+            assert await wire.rest() == b""
+
+
+async def test_an_address_has_so_many_connections() -> None:
+    """The connection above the limit is cut and counted; another pod is not touched; a closed one makes room."""
+    async with bench(connections_per_address=2) as b:
+        with capture_logs() as logs:
+            first, second = await b.dial(), await b.dial()
+            assert (await first.ask(get())).status == 200
+            assert (await second.ask(get())).status == 200
+            third = await b.dial()
+            await third.send(get())
+            assert await third.rest() == b""
+            assert b.refused == 1
+            assert b.connections == 2
+            other = await b.dial("127.0.0.3")
+            assert (await other.ask(get())).status == 200
+            await first.close()
+            await b.until(lambda: b.connections == 2)
+            again = await b.dial()
+            assert (await again.ask(get())).status == 200
+            assert b.refused == 1
+        (line,) = logs
+        assert (line["peer"], line["reason"]) == (POD, "TooManyConnections")
+
+
+async def test_who_hangs_up_while_held_is_held_no_longer() -> None:
+    """The pod closes its connection: its request ends in that moment, the connection is counted no more."""
+    async with bench() as b:
+        wire = await b.dial()
+        await wire.send(get("/hold"))
+        await b.walk.held.wait()
+        assert b.connections == 1
+        await wire.close()
+        async with asyncio.timeout(BOUND):
+            await b.walk.hung_up.wait()
+        await b.until(lambda: b.connections == 0)
+
+
+async def test_who_resets_while_held_is_held_no_longer() -> None:
+    """The pod's process dies and the kernel resets the connection: the same."""
+    async with bench() as b:
+        wire = await b.dial()
+        await wire.send(get("/hold"))
+        await b.walk.held.wait()
+        sock = wire.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        wire.writer.transport.abort()
+        async with asyncio.timeout(BOUND):
+            await b.walk.hung_up.wait()
+        await b.until(lambda: b.connections == 0)
+
+
+# Opening and closing.
+
+
+async def test_closing_lets_held_requests_end() -> None:
+    """P7: idle connections close, nobody new is let in, and a request that is held is answered first."""
+    async with bench() as b:
+        idle, held = await b.dial(), await b.dial()
+        assert (await idle.ask(get())).status == 200
+        await held.send(get("/hold"))
+        await b.walk.held.wait()
+        closing = asyncio.create_task(b.listener.close())
+        assert await idle.rest() == b""
+        with pytest.raises(ConnectionRefusedError):
+            await b.dial()
+        assert not closing.done()
+        b.walk.release.set()
+        reply = await held.reply()
+        assert (reply.status, reply.asked["target"]) == (200, "/hold")
+        assert await held.rest() == b""
+        async with asyncio.timeout(BOUND):
+            await closing
+
+
+async def test_closing_does_not_wait_for_ever() -> None:
+    """A request that is held beyond the limit is cut."""
+    async with bench(drain=SHORT) as b:
+        wire = await b.dial()
+        await wire.send(get("/hold"))
+        await b.walk.held.wait()
+        async with asyncio.timeout(BOUND):
+            await b.listener.close()
+        assert await wire.rest() == b""
+        assert b.walk.hung_up.is_set()
+
+
+async def test_an_address_that_cannot_be_had_is_an_error() -> None:
+    """A port in use is an OSError; what was opened before it can be closed; closing what never opened is nothing."""
+    async with bench() as b:
+        taken = b.listener.addresses[0]
+        second = Listener(b.walk, b.metrics, connections_per_address=1)
+        await second.close()
+        with pytest.raises(OSError, match="address already in use"):
+            await second.open([("127.0.0.1", 0), taken])
+        async with asyncio.timeout(BOUND):
+            await second.close()
+        assert (await (await b.dial()).ask(get())).status == 200
+
+
+async def test_several_addresses_are_listened_on() -> None:
+    """Each given address answers, and is told with the port that it got."""
+    b = Bench()
+    await b.listener.open([("127.0.0.1", 0), ("127.0.0.5", 0)])
+    try:
+        assert [host for host, _ in b.listener.addresses] == ["127.0.0.1", "127.0.0.5"]
+        for host, port in b.listener.addresses:
+            wire = Wire(*await asyncio.open_connection(host, port))
+            assert (await wire.ask(get())).status == 200
+            await wire.close()
+    finally:
+        await b.listener.close()
+
+
+async def _with_ipv6(talk: Callable[[Bench, int], Awaitable[None]], *, dual: bool) -> None:
+    b = Bench()
+    await b.listener.open([])
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
+        sock.bind(("::" if dual else "::1", 0))
+        server = await asyncio.get_running_loop().create_server(b.listener._connect, sock=sock)
+        try:
+            await talk(b, sock.getsockname()[1])
+        finally:
+            server.close()
+            await b.listener.close()
+
+
+async def test_mapped_peers_are_their_ipv4_address() -> None:
+    """A dual-stack socket shows IPv4 pods as ::ffff:a.b.c.d: they are known by the address that the directory has."""
+
+    async def talk(b: Bench, port: int) -> None:
+        wire = Wire(*await asyncio.open_connection("127.0.0.1", port, local_addr=(POD, 0)))
+        assert (await wire.ask(get())).asked["peer"] == POD
+        await wire.close()
+
+    await _with_ipv6(talk, dual=True)
+
+
+async def test_ipv6_peers_are_canonical() -> None:
+    """S15: an IPv6 pod is known by the one spelling of its address."""
+
+    async def talk(b: Bench, port: int) -> None:
+        wire = Wire(*await asyncio.open_connection("::1", port))
+        assert (await wire.ask(get())).asked["peer"] == "::1"
+        await wire.close()
+
+    await _with_ipv6(talk, dual=False)
+
+
+async def test_a_peer_that_went_already_is_nobody() -> None:
+    """A transport without peer is no pod's address, so nothing can be had for it."""
+    assert _peer_of(None) == "unknown"
