@@ -9,12 +9,10 @@ import os
 import random
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -190,7 +188,12 @@ class Agent:
                 base = BaseArn(partition=identity.partition, account=identity.account)
                 break
             except MetaproxyError as failure:
-                log.warning("own identity is not known yet", message=failure.message, remedy=failure.remedy)
+                log.warning(
+                    "own identity is not known yet",
+                    reason=failure.reason,
+                    message=failure.message,
+                    remedy=failure.remedy,
+                )
             await asyncio.sleep(pause * (0.75 + 0.5 * random.random()))  # noqa: S311  spreads load, guards nothing
             pause = min(2 * pause, longest)
         log.info("base ARN detected", base=base.arn)
@@ -223,8 +226,7 @@ class Agent:
 
 def run(settings: Settings) -> int:
     """The command: 0 after SIGTERM or SIGINT, 1 when something that should never end did, 2 when it cannot begin."""
-    json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stdout.isatty())
-    configure_logging(json=json, level=settings.log.level)
+    configure_logging(json=settings.log.format == "json", level=settings.log.level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_until_signal(settings))
 
@@ -280,6 +282,6 @@ def _sts_options(settings: Settings) -> Options:
 
 def _token_key(settings: Settings) -> bytes:
     if settings.tokens.key_file:
-        return keyfile.load(Path(settings.tokens.key_file), size=tokens.KEY_SIZE)
+        return keyfile.load(settings.tokens.key_file, size=tokens.KEY_SIZE)
     log.warning("tokens will not outlive this process", remedy="name a file in --tokens.key-file")
     return secrets.token_bytes(tokens.KEY_SIZE)

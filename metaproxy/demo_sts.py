@@ -62,7 +62,12 @@ class DemoSts:
     async def node_credentials(self, role: str) -> dict[str, str]:
         """An environment with a session of a role, as an instance profile gives one to a node."""
         form = {"Action": "AssumeRole", "Version": "2011-06-15", "RoleArn": role, "RoleSessionName": "i-0demo"}
-        _, body = await self._forward(urlencode(form).encode(), {"Content-Type": _FORM})
+        # moto checks no signature, but reads from its scope which service is meant.
+        signature = (
+            "AWS4-HMAC-SHA256 Credential=AKIADEMO/20260101/us-east-1/sts/aws4_request, SignedHeaders=, Signature="
+        )
+        headers = {"Content-Type": _FORM, "Authorization": signature}
+        _, body = await self._forward(urlencode(form).encode(), headers)
         self._remember(body, role)
         names = {
             "AWS_ACCESS_KEY_ID": "AccessKeyId",
@@ -100,9 +105,7 @@ class DemoSts:
 
     async def _forward(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
         host, port = self._moto.get_host_and_port()
-        # moto finds the service by the signature's scope, or by this host name.
-        there = {"Host": "sts.amazonaws.com", **headers}
-        async with self._session.post(f"http://{host}:{port}/", data=body, headers=there) as response:
+        async with self._session.post(f"http://{host}:{port}/", data=body, headers=headers) as response:
             return response.status, await response.text()
 
     def _remember(self, answer: str, role: str) -> None:

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from metaproxy import __version__
 
-disable_created_metrics()  # a second series for each counter that nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nobody reads
 
 Kind = Literal["counter", "gauge", "histogram"]
 
