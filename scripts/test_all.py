@@ -1,0 +1,86 @@
+"""Runs the suites that need more than Python, and says loudly which of them could not run.
+
+    python -m scripts.test_all
+
+Knows: which suites these are, what each needs, how to find out whether it is there.
+Must not know: what the suites test.
+
+Exit code 1 when a suite failed, or, where CI=true, could not run: what is proved nowhere is not proved.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+CHECK_SECONDS = 1_200.0
+"""Seconds that finding out may take: the Go tool may have to fetch modules."""
+
+NOTHING_COLLECTED = 5
+"""pytest's exit code when there was no test: a suite that has lost its tests has not passed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """A suite: what it needs, its command, and what stands in its way here (empty: nothing)."""
+
+    name: str
+    needs: str
+    command: tuple[str, ...]
+    obstacle: Callable[[], str]
+
+
+def no_api_server() -> str:
+    """Why the real API server of the tests is neither there nor can be built; empty when it can."""
+    command = (sys.executable, "-m", "tests.cluster.build", "--check")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"the check did not end within {CHECK_SECONDS:.0f} s"
+    if done.returncode == 0:
+        return ""
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return said[0] if said else f"the check ended with {done.returncode}"
+
+
+SUITES = (
+    Suite(
+        name="cluster",
+        needs="Go, to build a real API server with etcd once (minutes, 3 GB of disk)",
+        command=(sys.executable, "-m", "pytest", "tests/cluster"),
+        obstacle=no_api_server,
+    ),
+)
+
+
+def main(suites: Sequence[Suite] = SUITES, environment: Mapping[str, str] = os.environ) -> int:
+    """Run them; the exit code."""
+    obstacles = {suite.name: suite.obstacle() for suite in suites}
+    for suite in suites:
+        why = obstacles[suite.name]
+        _say(f"suite {suite.name}: {f'CANNOT RUN HERE: {why}' if why else 'can run here'} (needs {suite.needs})")
+    outcomes: list[str] = []
+    failed = False
+    for suite in suites:
+        if why := obstacles[suite.name]:
+            outcomes.append(f"NOT RUN: {suite.name}: {why}")
+            failed |= environment.get("CI") == "true"
+            continue
+        _say(f"suite {suite.name}: {' '.join(suite.command)}")
+        code = subprocess.run(suite.command, check=False).returncode
+        failed |= code != 0
+        words = {0: "passed", NOTHING_COLLECTED: "FAILED: it has no tests"}.get(code, f"FAILED with {code}")
+        outcomes.append(f"{suite.name}: {words}")
+    _say("summary")
+    for outcome in outcomes:
+        print(outcome, flush=True)
+    return 1 if failed else 0
+
+
+def _say(text: str) -> None:
+    print(f"==== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
