@@ -1,221 +1,324 @@
-"""The commands: their flags, exit codes, and which function each calls.
+"""The commands, their exit codes, and which function each calls.
 
-Knows: how people and probes start us.
-Must not know: how anything works. Each command imports what it needs when it runs: `health` is an exec probe, and must
-cost a few milliseconds, not the whole program.
+Knows: how each command is used, and how its answer is told to a person.
+Must not know: how any of them does its work.
 
-Exit codes: 0 clean, 1 failed while running, 2 bad usage or settings.
+Exit codes: 0 clean, 1 failed while running, 2 bad usage or settings. What a command needs is imported when it runs:
+`health` is started every few seconds on every node.
 """
 
 import argparse
-import http.client
+import difflib
 import json
-import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from metaproxy import __version__
 
-TIMEOUT = 3.0
-"""Seconds for an answer of the running agent."""
+if TYPE_CHECKING:
+    from metaproxy.settingsources import Parser
 
-UNSET = argparse.SUPPRESS
+CLEAN, FAILED, USAGE = 0, 1, 2
+
+PROBE_SECONDS = 2.0
+"""Seconds that the agent has for an answer about itself: it has it at hand, so more would not help."""
+
+_OK = 200
+
+
+class UsageError(Exception):
+    """Bad usage: what is wrong, in lines for a person."""
+
+
+class AgentError(Exception):
+    """The running agent cannot be asked: says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A command: its line in the help, how it is used, what it is for, and what it does."""
+
+    summary: str
+    usage: str
+    about: str
+    act: Callable[[str, Sequence[str]], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser(words)
-    options, strange = parser.parse_known_args(words)
-    if options.command is None:
-        parser.print_help()
-        return 2
-    if strange:
-        parser.error(f"{strange[0]}: there is no such flag{_meant(strange[0], options.flags)}")
-    return int(options.run(options))
+    """Run the command that the arguments name; its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        match given:
+            case ["--version", *_]:
+                print(f"metaproxy {__version__}")
+            case ["--help" | "-h" | "help", *_]:
+                print(help_for(), end="")
+            case []:
+                raise UsageError("no command\nsee metaproxy --help")  # noqa: TRY301  told like every other
+            case [name, *rest]:
+                return _act(name, rest)
+    except UsageError as error:
+        for line in str(error).splitlines():
+            print(f"metaproxy: {_printable(line)}", file=sys.stderr)
+        return USAGE
+    except AgentError as error:
+        print(f"metaproxy: {_printable(str(error))}", file=sys.stderr)
+        return FAILED
+    return CLEAN
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """Every command; the settings' flags only for the command that is called, because they cost their imports."""
-    parser = argparse.ArgumentParser(
-        prog="metaproxy",
-        description="Answers pods on the EC2 metadata address with credentials of the IAM role they are entitled to.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"metaproxy {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    run = commands.add_parser("run", help="answer pods until SIGTERM", allow_abbrev=False)
-    run.set_defaults(run=_run)
-    demo = commands.add_parser("demo", help="see it all on this machine: no cluster, no account", allow_abbrev=False)
-    demo.add_argument("--once", action="store_true", help="end after the tour, with 0 or 1")
-    demo.add_argument("--port", type=int, default=None, help="where the first agent answers; a free port if not given")
-    demo.set_defaults(run=_demo)
-    config = commands.add_parser(
-        "config", help="show the effective settings, or what is wrong with them", allow_abbrev=False
-    )
-    config.set_defaults(run=_config)
-    explain = commands.add_parser(
-        "explain", help="ask the running agent why a pod gets what it gets", allow_abbrev=False
-    )
-    which = explain.add_mutually_exclusive_group(required=True)
-    which.add_argument("--pod", metavar="NAMESPACE/NAME", help="a pod of this node by its name")
-    which.add_argument("--ip", metavar="ADDRESS", help="whoever owns this address")
-    explain.add_argument("--json", action="store_true", help="print the answer as it comes")
-    explain.set_defaults(run=_explain)
-    health = commands.add_parser("health", help="ask the running agent whether it is alive", allow_abbrev=False)
-    health.add_argument("--ready", action="store_true", help="ask whether it is ready, and why not")
-    health.set_defaults(run=_health)
-    for name, command in (("run", run), ("config", config), ("explain", explain), ("health", health)):
-        if words[:1] == [name]:
-            _add_settings(command, whole=command in (run, config))
-    for command in commands.choices.values():
-        command.set_defaults(flags=[flag for action in command._actions for flag in action.option_strings])  # noqa: SLF001
-    return parser
+def _act(name: str, arguments: Sequence[str]) -> int:
+    command = COMMANDS.get(name)
+    if command is None:
+        closest = max(COMMANDS, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
+        raise UsageError(f"{name[:80]!a} is no command; the closest is {closest}\nsee metaproxy --help")
+    if "--help" in arguments or "-h" in arguments:
+        print(help_for(name), end="")
+        return CLEAN
+    return command.act(name, arguments)
 
 
-def _meant(flag: str, known: Sequence[str]) -> str:
-    from metaproxy.configuration import closest  # noqa: PLC0415
+def help_for(name: str = "") -> str:
+    """The help of a command, or of the program."""
+    if not name:
+        return _OVERVIEW + "".join(f"  {name:<9} {command.summary}\n" for name, command in COMMANDS.items()) + _CLOSING
+    command = COMMANDS[name]
+    text = f"usage: metaproxy {name} {command.usage}\n\n{command.about}\n"
+    if "[settings]" not in command.usage:
+        return text
+    from metaproxy.knobs import help_text  # noqa: PLC0415  see the module
+    from metaproxy.settings import Settings  # noqa: PLC0415
 
-    return closest(flag.partition("=")[0], known)
-
-
-def _add_settings(parser: argparse.ArgumentParser, *, whole: bool) -> None:
-    """A flag for each setting, grouped as the settings are; only the admin address where we talk to a running agent."""
-    if not whole:
-        parser.add_argument(
-            "--admin.listen", default=UNSET, metavar="ADDR:PORT", help="the admin address of the running agent"
+    if name in _ASKING:
+        return (
+            f"{text}\nAll settings of metaproxy run are taken; this group matters:\n\n{help_text(Settings, ['admin'])}"
         )
-        parser.add_argument("--config", default=UNSET, metavar="FILE", help="the settings file of the running agent")
-        return
-    from metaproxy.configuration import groups  # noqa: PLC0415
-
-    parser.add_argument("--config", default=UNSET, metavar="FILE", help="a YAML file of settings")
-    for name, meaning, knobs in groups():
-        group = parser.add_argument_group(name or "identity", meaning)
-        for knob in knobs:
-            note = f" [{knob.default}]" if knob.default else ""
-            options: dict[str, Any] = {"dest": knob.key, "default": UNSET, "help": f"{knob.field.description}{note}"}
-            if knob.switch:
-                options["action"] = argparse.BooleanOptionalAction
-            elif knob.several:
-                options |= {"action": "append", "metavar": "VALUE"}
-            elif knob.choices:
-                options["metavar"] = "|".join(knob.choices)
-            else:
-                options["metavar"] = "VALUE"
-            group.add_argument(knob.flag, **options)
+    return f"{text}\n{help_text(Settings)}"
 
 
-def _settings(options: argparse.Namespace) -> Any:
-    """The loaded settings; prints what is wrong and returns None."""
-    from metaproxy.configuration import SettingsError, load  # noqa: PLC0415
+def _run(name: str, arguments: Sequence[str]) -> int:
+    from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
+    from metaproxy.settingsources import load  # noqa: PLC0415
 
-    flags = {key: value for key, value in vars(options).items() if key not in {"command", "run", "flags"}}
     try:
-        return load(flags, os.environ)
+        _, flags = _parser(name).read(arguments)
+        settings = load(Settings, flags).settings
     except SettingsError as error:
-        for line in error.lines:
-            print(f"metaproxy: {line}", file=sys.stderr)
-        return None
+        raise UsageError(str(error)) from error
+    from metaproxy import app  # noqa: PLC0415  only when there is something to run
+
+    return app.run(settings)
 
 
-def _run(options: argparse.Namespace) -> int:
-    loaded = _settings(options)
-    if loaded is None:
-        return 2
-    from metaproxy.app import run  # noqa: PLC0415
+def _config(name: str, arguments: Sequence[str]) -> int:
+    from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
+    from metaproxy.settingsources import as_yaml, load  # noqa: PLC0415
 
-    return run(loaded.settings)
-
-
-def _config(options: argparse.Namespace) -> int:
-    loaded = _settings(options)
-    if loaded is None:
-        return 2
-    from metaproxy.configuration import effective  # noqa: PLC0415
-
-    print(effective(loaded), end="")
-    return 0
-
-
-def _demo(options: argparse.Namespace) -> int:
     try:
-        from metaproxy.demo import main as demo  # noqa: PLC0415
+        _, flags = _parser(name).read(arguments)
+        print(as_yaml(load(Settings, flags)), end="")
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
+    return CLEAN
+
+
+def _demo(name: str, arguments: Sequence[str]) -> int:
+    parser = _PlainParser(prog=f"metaproxy {name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--once", action="store_true")
+    parser.add_argument("--port", type=int)
+    options = parser.parse_args(arguments)
+    if options.port is not None and not 0 < options.port <= 65535:  # noqa: PLR2004  the ports there are
+        raise UsageError("--port: a port is 1 to 65535")
+    try:
+        from metaproxy import demo  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in {"moto", "boto3"}:
+        if (error.name or "").partition(".")[0] == "metaproxy":
             raise
-        print("metaproxy: the demo needs more packages: pip install 'metaproxy[demo]'", file=sys.stderr)
-        return 2
-    return demo(once=options.once, port=options.port)
+        raise UsageError(f"the demo needs {error.name}: pip install 'metaproxy[demo]'") from error
+    return demo.main(once=options.once, port=options.port)
 
 
-def _explain(options: argparse.Namespace) -> int:
-    query = {"pod": options.pod} if options.pod else {"ip": options.ip}
-    status, body = _ask(options, f"/explain?{urlencode(query)}")
-    if status is None:
-        return 1
-    if options.json:
-        print(body, end="")
-    else:
-        for line in _lines(json.loads(body)):
-            print(line)
-    return 0 if status == http.HTTPStatus.OK else 1
+def _health(name: str, arguments: Sequence[str]) -> int:
+    parser = _parser(name)
+    parser.add_argument("--ready", action="store_true")
+    options, address = _admin(parser, arguments)
+    status, body = _ask(address, "/readyz?verbose" if options.ready else "/livez")
+    print(_printable(body.rstrip("\n")))
+    return CLEAN if status == _OK else FAILED
 
 
-def _health(options: argparse.Namespace) -> int:
-    status, body = _ask(options, "/readyz?verbose" if options.ready else "/livez")
-    if status is None:
-        return 1
-    print(body, end="")
-    return 0 if status == http.HTTPStatus.OK else 1
+def _explain(name: str, arguments: Sequence[str]) -> int:
+    parser = _parser(name)
+    whom = parser.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--pod")
+    whom.add_argument("--ip")
+    parser.add_argument("--json", action="store_true")
+    options, address = _admin(parser, arguments)
+    if options.pod is not None and not all(options.pod.partition("/")):
+        raise UsageError("--pod: write NAMESPACE/NAME")
+    if options.ip is not None:
+        import ipaddress  # noqa: PLC0415
 
-
-def _ask(options: argparse.Namespace, path: str) -> tuple[int | None, str]:
-    """Ask the running agent; (None, "") when it does not answer, which is said."""
-    host, port = _admin_address(options)
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+        try:
+            ipaddress.ip_address(options.ip)
+        except ValueError as error:
+            raise UsageError("--ip: write an IP address") from error
+    query = {"pod": options.pod} if options.pod is not None else {"ip": options.ip}
+    status, body = _ask(address, f"/explain?{urlencode(query)}")
     try:
-        connection.request("GET", path)
+        about = json.loads(body)
+    except (ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        raise AgentError(f"what answers at {_shown(address)} is no agent")
+    if options.json:
+        print(json.dumps(about, indent=2))
+    else:
+        print("\n".join(_lines(about)))
+    return CLEAN if status == _OK and about.get("pod") is not None else FAILED
+
+
+def _lines(about: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A document for a person: whatever is in it, one line for each value."""
+    width = max(map(len, about), default=0)
+    for key, value in about.items():
+        label = _printable(key.replace("_", " "))
+        if isinstance(value, dict):
+            yield f"{indent}{label}"
+            yield from _lines(value, f"{indent}  ")
+        else:
+            yield f"{indent}{label:<{width}}  {_printable(_words(value))}"
+
+
+def _words(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(_words, value)) or "none"
+    return str(value)
+
+
+def _printable(text: str) -> str:
+    """Text that does nothing to a terminal: parts of it were written by pods' owners."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+def _parser(name: str) -> "Parser":
+    from metaproxy.settings import Settings  # noqa: PLC0415
+    from metaproxy.settingsources import Parser  # noqa: PLC0415
+
+    return Parser(f"metaproxy {name}", Settings)
+
+
+def _admin(parser: "Parser", arguments: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, int]]:
+    """The command's options, and where the running agent can be asked."""
+    from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
+    from metaproxy.settingsources import load_group  # noqa: PLC0415
+
+    try:
+        options, flags = parser.read(arguments)
+        host, port = load_group(Settings, flags, "admin").listen
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
+    if port == 0:
+        raise UsageError("--admin.listen: with port 0 nobody knows where the agent listens; give the port")
+    # Who listens on every address answers on this one.
+    return options, ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
+
+
+def _ask(address: tuple[str, int], target: str) -> tuple[int, str]:
+    """Status and body of the running agent's answer. No proxy is asked."""
+    import http.client  # noqa: PLC0415
+
+    connection = http.client.HTTPConnection(*address, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", target)
         response = connection.getresponse()
-        return response.status, response.read().decode()
-    except OSError as error:
-        print(f"metaproxy: no agent answers at {host}:{port}: {error.strerror or error}", file=sys.stderr)
-        return None, ""
+        return response.status, response.read().decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise AgentError(f"no agent answers at {_shown(address)}: {why}") from error
     finally:
         connection.close()
 
 
-def _admin_address(options: argparse.Namespace) -> tuple[str, int]:
-    """Where the running agent's admin listener is: the same setting, without reading all the others."""
-    given = getattr(options, "admin.listen", None) or os.environ.get("METAPROXY_ADMIN__LISTEN")
-    config = getattr(options, "config", None) or os.environ.get("METAPROXY_CONFIG")
-    if not given and config:
-        import yaml  # noqa: PLC0415
-
-        with open(config, encoding="utf-8") as file:  # noqa: PTH123
-            given = ((yaml.safe_load(file) or {}).get("admin") or {}).get("listen")
-    host, _, port = (given or "127.0.0.1:9181").rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (host and port.isdigit()):
-        print("metaproxy: --admin.listen: an address is ADDR:PORT, an IPv6 address in brackets", file=sys.stderr)
-        raise SystemExit(2)
-    # Who listens everywhere is asked on loopback.
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(port)
+def _shown(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _lines(value: Any, indent: str = "") -> list[str]:
-    lines: list[str] = []
-    for key, inner in value.items():
-        name = key.replace("_", " ")
-        if isinstance(inner, dict):
-            lines += [f"{indent}{name}:", *_lines(inner, f"{indent}  ")]
-        elif inner not in (None, [], ""):
-            text = ", ".join(map(str, inner)) if isinstance(inner, list) else str(inner)
-            lines.append(f"{indent}{name}: {text}")
-    return lines
+class _PlainParser(argparse.ArgumentParser):
+    """A parser of a command without settings, whose mistakes are told as all others are."""
 
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}\nsee {self.prog} --help")
+
+
+COMMANDS = {
+    "run": Command(
+        summary="answer the pods of this node until told to stop",
+        usage="[settings]",
+        about="Answers pods on the metadata address until SIGTERM or SIGINT.",
+        act=_run,
+    ),
+    "demo": Command(
+        summary="see it at work on this machine: no cluster, no account",
+        usage="[--once] [--port PORT]",
+        about="A tour with an embedded STS and pods that are loopback addresses; then it keeps serving.\n\n"
+        "  --once\n      End after the tour: 0 when everything went as it should, else 1.\n"
+        "  --port PORT\n      Where the first agent listens. Default: any free port.",
+        act=_demo,
+    ),
+    "config": Command(
+        summary="show the settings in effect, and where each comes from",
+        usage="[settings]",
+        about="Shows the settings in effect as YAML, each with its source, passwords left out; exit code 2 when they\n"
+        "cannot work.",
+        act=_config,
+    ),
+    "explain": Command(
+        summary="ask the running agent why a pod gets what it gets",
+        usage="(--pod NAMESPACE/NAME | --ip ADDRESS) [--json] [settings]",
+        about="Tells which pod it is, which role it has, which rule decides, how its credentials are, and what to do.\n"
+        "Exit code 1 when the agent does not answer or knows no such pod.\n\n"
+        "  --pod NAMESPACE/NAME\n      The pod by its name.\n"
+        "  --ip ADDRESS\n      The pod that owns the address.\n"
+        "  --json\n      The same for a program.",
+        act=_explain,
+    ),
+    "health": Command(
+        summary="ask the running agent whether it is alive, or ready",
+        usage="[--ready] [settings]",
+        about="Exit code 0 when the agent is alive, else 1.\n\n"
+        "  --ready\n      Ask whether it is ready: synced, listening, its own identity usable; and tell what is not.",
+        act=_health,
+    ),
+}
+
+_ASKING = {"explain", "health"}
+
+_OVERVIEW = """\
+usage: metaproxy COMMAND [options]
+       metaproxy --version
+
+Gives each pod of a Kubernetes node credentials of exactly the IAM role that it is entitled to,
+on the EC2 metadata address.
+
+"""
+
+_CLOSING = """
+metaproxy COMMAND --help tells about one; metaproxy run --help lists all settings. Each setting is
+a flag (--sts.region), an environment variable (METAPROXY_STS__REGION) or a key in a YAML file
+(region below sts); flag over environment over file over default. Empty means unset.
+
+Exit codes: 0 clean, 1 failed while running, 2 bad usage or settings.
+"""
 
 if __name__ == "__main__":
     sys.exit(main())

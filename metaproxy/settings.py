@@ -1,287 +1,430 @@
-"""Every setting: its name, type, unit, default and reason, and the combinations that cannot work.
+"""Every knob of metaproxy: its name, type, unit, default, and the reason for it; and which of them cannot go together.
 
-Knows: what may be set. Must not know: where values come from, what any setting does.
+Knows: what an operator may decide.
+Must not know: who uses a setting.
+
+`Settings.load(arguments)` reads flags, environment and file; `docs/configuration.md` is made from this page.
 """
 
-import json
-import re
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+import ipaddress
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
-from metaproxy.policy import PatternError, allow_pattern
-from metaproxy.roles import (
-    TAG_COUNT_LIMIT,
-    TAG_KEY_LIMIT,
-    BaseArn,
-    RoleArn,
-    RoleSyntaxError,
-    fields_of,
-    resolve,
+from metaproxy.knobs import Group, SettingsError, Tree, knob
+from metaproxy.roles import fields_of
+from metaproxy.settingsources import Parser, load
+from metaproxy.settingvalues import (
+    Address,
+    Addresses,
+    BaseArnText,
+    ClusterName,
+    Items,
+    NodeName,
+    Paths,
+    Patterns,
+    Region,
+    RoleArnText,
+    RoleText,
+    Tags,
+    Template,
+    Url,
+    join_address,
+    partition_of,
+    url_address,
 )
 
-TEMPLATE_FIELDS = frozenset({"namespace", "workload", "pod", "service_account", "node", "cluster", "uid"})
-ROLE_CHAINING_LIMIT = 3600
+__all__ = ["Settings", "SettingsError"]
 
-_REGION = re.compile(r"[a-z]{2,5}(-[a-z]+)+-[0-9]{1,2}", re.ASCII)
-_TAG_KEY = re.compile(r"[\w.:/=+\-@ ]+")
-
-
-def _address(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return value
-    host, colon, port = str(value).rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535) or (  # noqa: PLR2004
-        ":" in host and not str(value).startswith("[")
-    ):
-        raise ValueError("an address is ADDR:PORT, an IPv6 address in brackets")
-    return host, int(port)
+SHORTEST_UNFORCED = 3600
+HOP_LONGEST = 3600
+"""Seconds: AWS gives a role that was assumed by a role no longer session (role chaining)."""
 
 
-def _many(value: Any) -> Any:
-    """Several values in one text: JSON or with commas between."""
-    if not isinstance(value, str):
-        return value
-    return json.loads(value) if value.lstrip().startswith(("[", "{")) else [part.strip() for part in value.split(",")]
+class Server(Group):
+    """Where pods ask, and how long they are held."""
 
-
-def _pairs(value: Any) -> Any:
-    value = _many(value)
-    if not isinstance(value, list):
-        return value
-    pairs = [str(part).partition("=") for part in value]
-    if not all(key and equals for key, equals, _ in pairs):
-        raise ValueError("a tag is KEY=TEMPLATE")
-    return {key: template for key, _, template in pairs}
-
-
-def _syntax(parse: Any) -> AfterValidator:
-    def check(value: str) -> str:
-        if value:
-            try:
-                parse(value)
-            except (RoleSyntaxError, PatternError) as error:
-                raise ValueError(str(error)) from error
-        return value
-
-    return AfterValidator(check)
-
-
-def _template(value: str) -> str:
-    if unknown := fields_of(value) - TEMPLATE_FIELDS:
-        raise ValueError(f"unknown field {{{min(unknown)}}}; there are {', '.join(sorted(TEMPLATE_FIELDS))}")
-    return value
-
-
-def _tags(value: dict[str, str]) -> dict[str, str]:
-    if len(value) > TAG_COUNT_LIMIT or len({key.lower() for key in value}) != len(value):
-        raise ValueError(f"at most {TAG_COUNT_LIMIT} tags, and no key twice, whatever its case")
-    for key, template in value.items():
-        if len(key) > TAG_KEY_LIMIT or _TAG_KEY.fullmatch(key) is None or key.lower().startswith("aws:"):
-            raise ValueError(f"{key!a} is no tag key")
-        _template(template)
-    return value
-
-
-def _region(value: str) -> str:
-    if value and _REGION.fullmatch(value) is None:
-        raise ValueError("this is no region, such as eu-central-1")
-    return value
-
-
-def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if value and (parts.scheme not in {"http", "https"} or not parts.hostname):
-        raise ValueError("this is no URL, such as http://169.254.169.254")
-    return value.rstrip("/")
-
-
-def _item(value: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*/?", value) is None:
-        raise ValueError("an item is a path without version, such as meta-data/mac, or a prefix ending in a slash")
-    return value
-
-
-Address = Annotated[tuple[str, int], BeforeValidator(_address)]
-Addresses = Annotated[list[Address], BeforeValidator(_many)]
-Texts = Annotated[list[str], BeforeValidator(_many)]
-Url = Annotated[str, AfterValidator(_url)]
-Template = Annotated[str, AfterValidator(_template)]
-Seconds = Annotated[float, Field(gt=0)]
-
-
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class ServerSettings(_Group):
-    """The listener that pods reach."""
-
-    listen: Addresses = Field(
-        default_factory=lambda: [("127.0.0.1", 8181)],
-        description="Addresses to answer pods on, ADDR:PORT: where a redirect leads; loopback until one does.",
+    listen: Addresses = knob(
+        [("127.0.0.1", 8181)],
+        "Where pods are answered; the node's redirect leads 169.254.169.254:80 here. IPv6 in brackets; port 0 is any.",
+        reason="Loopback: nobody is answered before the operator has decided where.",
+        metavar="ADDR:PORT",
+        shown="127.0.0.1:8181",
+        min_length=1,
     )
-    hold: Seconds = Field(
-        default=0.9, le=5, description="Seconds for which a request is held at most: nearly every SDK waits one second."
+    hold: float = knob(
+        0.9,
+        "How long a request is held at most while its pod or its credentials are on their way; then 503.",
+        reason="SDKs give up after 1 s by default: an answer just before that keeps their retry.",
+        metavar="SECONDS",
+        unit="seconds",
+        ge=0,
+        le=60,
     )
-    connections_per_address: int = Field(
-        default=2048,
+    connections_per_address: int = knob(
+        2048,
+        "Connections that one address may have open; more are closed at once.",
+        reason="Far more than an SDK opens, and one pod cannot take every descriptor of the agent.",
+        metavar="NUMBER",
+        unit="connections",
         ge=1,
-        description="Connections that one pod may hold: more than SDKs open, less than harms others.",
     )
 
 
-class AdminSettings(_Group):
-    """The operator's listener."""
+class Admin(Group):
+    """Where the operator looks: health, metrics, explanations."""
 
-    listen: Address = Field(
-        default=("127.0.0.1", 9181),
-        description="Address of /livez, /readyz, /metrics and /explain. Loopback: the node's network is shared.",
+    listen: Address = knob(
+        ("127.0.0.1", 9181),
+        "Where /livez, /readyz, /metrics and /explain are; IPv6 in brackets.",
+        reason="Loopback: name the node's address to let Prometheus in; explanations stay on this machine.",
+        metavar="ADDR:PORT",
+        shown="127.0.0.1:9181",
     )
 
 
-class SourceSettings(_Group):
-    """Where pods and namespaces come from: the cluster of the service account, unless one of these is given."""
+class Source(Group):
+    """Where pods and namespaces are learnt: from Kubernetes, unless manifests are named."""
 
-    manifests: Texts = Field(
-        default_factory=list, description="YAML files or folders of Pods and Namespaces: no cluster is asked then."
+    manifests: Paths = knob(
+        [],
+        "Files or folders of YAML with Pods and Namespaces, read anew when they change: no cluster is asked.",
+        reason="None: a node of a cluster has the API server.",
+        metavar="PATH",
+        shown="none",
     )
-    kubeconfig: str = Field(default="", description="A kubeconfig file, instead of the pod's service account.")
-
-
-class StsSettings(_Group):
-    """The AssumeRole calls."""
-
-    endpoint_url: Url = Field(default="", description="Another STS: for tests. Otherwise the region's own endpoint.")
-    region: Annotated[str, AfterValidator(_region)] = Field(
-        default="",
-        description="The region whose STS is asked; if empty, the environment's or the metadata service's.",
+    kubeconfig: Path | None = knob(
+        None,
+        "The kubeconfig to reach the API server with.",
+        reason="None: in a pod, its service account is used. Its own setting, because KUBECONFIG is often a person's.",
+        metavar="PATH",
+        shown="the pod's service account",
     )
-    session_duration: int = Field(
-        default=3600,
+
+
+class Sts(Group):
+    """How sessions are asked for."""
+
+    endpoint_url: Url = knob(
+        "",
+        "Another address for STS: a VPC endpoint, or a test.",
+        reason="The region's own endpoint is the nearest.",
+        metavar="URL",
+        shown="the region's",
+    )
+    region: Region = knob(
+        "",
+        "The region whose STS endpoint is asked.",
+        reason="AWS_REGION or AWS_DEFAULT_REGION, else the node's metadata service knows it.",
+        metavar="REGION",
+        shown="detected",
+    )
+    session_duration: int = knob(
+        3600,
+        "How long a session lives; it is renewed at half its life.",
+        reason="The longest that every role allows and that a separate role can hand on.",
+        metavar="SECONDS",
+        unit="seconds",
         ge=900,
-        le=43200,
-        description="Seconds of life of a session. One hour: SDKs want 25 minutes left, and chained roles get no more.",
+        le=43_200,
     )
-    force_session_duration: bool = Field(
-        default=False, description="Take a session duration below 3600 although SDKs will fetch again and again."
+    force_session_duration: bool = knob(
+        default=False,
+        meaning="Take a session duration below 3600 seconds.",
+        reason="Short sessions leave too little life to sit out an outage of STS, and cost calls: ask for it twice.",
+        metavar="true|false",
     )
-    session_name: Template = Field(
-        default="{namespace}.{workload}",
-        description="The session's name: replicas of a workload share one session, and CloudTrail names the workload.",
+    session_name: Template = knob(
+        "{namespace}.{workload}",
+        "The session's name in CloudTrail. Fields: {namespace} {workload} {pod} {service_account} {node} {cluster} "
+        "{uid}. What is too long is shortened with a hash.",
+        reason="Names the workload, and its replicas share one session.",
+        metavar="TEMPLATE",
     )
-    session_tags: Annotated[dict[str, str], BeforeValidator(_pairs), AfterValidator(_tags)] = Field(
-        default_factory=dict,
-        description="Session tags, KEY=TEMPLATE. None: they need sts:TagSession in trust policies.",
+    session_tags: Tags = knob(
+        {},
+        "Session tags, with the fields of the session name. Trust policies must then allow sts:TagSession.",
+        reason="None: without sts:TagSession every role would be refused.",
+        metavar="KEY=TEMPLATE",
+        shown="none",
     )
-    source_identity: Template = Field(
-        default="", description="A source identity template. None: it needs sts:SetSourceIdentity in trust policies."
+    source_identity: Template = knob(
+        "",
+        "The session's source identity, with the same fields. Trust policies must then allow sts:SetSourceIdentity.",
+        reason="None: without sts:SetSourceIdentity every role would be refused.",
+        metavar="TEMPLATE",
+        shown="none",
     )
-    concurrency: int = Field(default=32, ge=1, le=512, description="Calls to STS at the same time.")
-    rate: float = Field(default=20.0, gt=0, description="Calls to STS for each second, once the burst is used up.")
-    burst: int = Field(default=200, ge=1, description="Calls to STS at once: a node's pods at the start.")
+    concurrency: int = knob(
+        32,
+        "Calls to STS under way at once.",
+        reason="A node's pods all get their credentials within a few round trips.",
+        metavar="NUMBER",
+        unit="calls",
+        ge=1,
+        le=1000,
+    )
+    rate: float = knob(
+        20.0,
+        "Calls to STS per second, in the long run.",
+        reason="A node needs far fewer; a fault on one node must not take the account's quota of 600 per second.",
+        metavar="NUMBER",
+        unit="calls per second",
+        gt=0,
+    )
+    burst: int = knob(
+        200,
+        "Calls to STS that may go at once after a quiet time.",
+        reason="More roles than a node has pods: a start is never slowed.",
+        metavar="NUMBER",
+        unit="calls",
+        ge=1,
+    )
 
 
-class UpstreamSettings(_Group):
-    """The node's own metadata service."""
+class Upstream(Group):
+    """What pods may know of the node's own metadata service."""
 
-    url: Url = Field(default="http://169.254.169.254", description="Where the node's own metadata service is.")
-    profile: Literal["none", "basic"] = Field(
-        default="basic",
-        description="What pods may read of it: nothing, or region, zone, partition, instance id, type.",
+    url: Url = knob(
+        "http://169.254.169.254",
+        "The node's own metadata service.",
+        reason="Where EC2 has it.",
+        metavar="URL",
     )
-    allow: Annotated[list[Annotated[str, AfterValidator(_item)]], BeforeValidator(_many)] = Field(
-        default_factory=list, description="Further items: exact paths without version, or prefixes ending in a slash."
+    profile: Literal["none", "basic"] = knob(
+        "basic",
+        "What is forwarded: nothing, or region, zone, partition, domain, instance id and type, and the unsigned "
+        "identity document.",
+        reason="What SDKs ask to find their region, and nothing that gives power.",
+        metavar="PROFILE",
+    )
+    allow: Items = knob(
+        [],
+        "Further paths below the version: exact ones (meta-data/mac), or prefixes that end in a slash. Credentials, "
+        "user data, signatures, keys and tags are never forwarded.",
+        reason="None: everything on the metadata address tells something about the node.",
+        metavar="PATH",
+        shown="none",
     )
 
 
-class TokensSettings(_Group):
+class Tokens(Group):
     """IMDSv2 session tokens."""
 
-    mode: Literal["optional", "required"] = Field(
-        default="optional", description="Whether requests need a token. Optional: old clients know none."
+    mode: Literal["optional", "required"] = knob(
+        "optional",
+        "Whether requests need a token; a namespace's annotation metaproxy.dev/imds-tokens decides for its pods.",
+        reason="Old SDKs know no tokens; an invalid one is refused in both modes.",
+        metavar="MODE",
     )
-    key_file: str = Field(
-        default="",
-        description="File of the key that signs tokens, made when absent. Without one tokens do not outlive a restart.",
-    )
-
-
-class PolicySettings(_Group):
-    """Who may have which role."""
-
-    namespace_policy: Literal["required", "optional"] = Field(
-        default="required",
-        description="Whether a namespace must permit roles. Required: else whoever makes pods picks any role.",
-    )
-    default_role: Annotated[str, _syntax(lambda text: resolve(text, None))] = Field(
-        default="", description="The role of pods that are known to have no annotation; checked like any other."
-    )
-    allow: Annotated[list[Annotated[str, _syntax(allow_pattern)]], BeforeValidator(_many)] = Field(
-        default_factory=list,
-        description="Patterns of whole role ARNs (* is anything but a slash) that bound every pod. None: no bound.",
+    key_file: Path | None = knob(
+        None,
+        "The file with the key that signs tokens; made, readable by its owner only, when it is not there.",
+        reason="No path is writable everywhere. Without one the key lives in memory: a restart ends all tokens, SDKs "
+        "then ask for new ones, and the log warns of it.",
+        metavar="PATH",
+        shown="in memory",
     )
 
 
-class EventsSettings(_Group):
-    """Kubernetes Events on pods."""
+class Policy(Group):
+    """Which roles pods may have."""
 
-    enabled: bool = Field(default=True, description="Whether refusals are told as Events; needs create and patch.")
-
-
-class LogSettings(_Group):
-    """Logs, on standard output."""
-
-    format: Literal["json", "console", "auto"] = Field(
-        default="auto", description="json for machines, console for people; auto: console on a terminal."
+    namespace_policy: Literal["required", "optional"] = knob(
+        "required",
+        "Whether a namespace that says nothing about roles permits none, or any.",
+        reason="Closed when in doubt: whoever may annotate a pod could otherwise take any role.",
+        metavar="POLICY",
     )
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least urgent level to show. At info, cached answers are silent."
+    default_role: RoleText = knob(
+        "",
+        "The role of pods without an annotation: a name, PATH/NAME, or ARN. It passes the same checks.",
+        reason="None: a pod that asks for nothing gets nothing.",
+        metavar="ROLE",
+        shown="none",
+    )
+    allow: Patterns = knob(
+        [],
+        "Patterns of whole role ARNs, of which one must match whatever namespaces permit; * stands for anything but "
+        "a slash.",
+        reason="No bound: what the agent may assume is bounded by IAM.",
+        metavar="PATTERN",
+        shown="no bound",
     )
 
 
-class Settings(_Group):
-    """metaproxy's settings."""
+class Events(Group):
+    """Kubernetes Events about pods."""
 
-    server: ServerSettings = ServerSettings()
-    admin: AdminSettings = AdminSettings()
-    source: SourceSettings = SourceSettings()
-    sts: StsSettings = StsSettings()
-    upstream: UpstreamSettings = UpstreamSettings()
-    tokens: TokensSettings = TokensSettings()
-    policy: PolicySettings = PolicySettings()
-    events: EventsSettings = EventsSettings()
-    log: LogSettings = LogSettings()
-    node_name: str = Field(default="", description="This node's name; the watch is for its pods alone.")
-    cluster_name: str = Field(default="", description="The cluster's name, for session names and tags.")
-    assume_role_arn: Annotated[str, _syntax(RoleArn.parse)] = Field(
-        default="",
-        description="A separate role that is assumed first; application roles trust it instead of the node's role.",
+    enabled: bool = knob(
+        default=True,
+        meaning="Tell pods' owners by Events why their pod got no credentials. Needs the Kubernetes source.",
+        reason="kubectl describe pod is where owners look first.",
+        metavar="true|false",
     )
-    role_base_arn: Annotated[str, _syntax(BaseArn.parse)] = Field(
-        default="",
-        description="What role names without an ARN stand on: arn:aws:iam::ACCOUNT:role/. The node's account if empty.",
+
+
+def _default_format() -> str:
+    return "console" if sys.stdout.isatty() else "json"
+
+
+class Log(Group):
+    """What the agent says on standard output."""
+
+    format: Literal["json", "console"] = knob(
+        None,
+        "Lines of JSON, or columns for a person.",
+        reason="Whoever reads at a terminal is a person.",
+        metavar="FORMAT",
+        shown="console on a terminal, else json",
+        factory=_default_format,
     )
+    level: Literal["debug", "info", "warning", "error"] = knob(
+        "info",
+        "The least that is told; libraries speak from warning up, whatever this says.",
+        reason="One record for each session and each refusal, none for answers from the cache.",
+        metavar="LEVEL",
+    )
+
+
+class Settings(Tree):
+    """Everything that an operator may decide."""
+
+    config: Path | None = knob(
+        None,
+        "A YAML file with settings by their file keys.",
+        reason="None: flags and environment suffice.",
+        metavar="FILE",
+        shown="none",
+    )
+    node_name: NodeName = knob(
+        "",
+        "The node whose pods are answered; in a DaemonSet, spec.nodeName by the downward API.",
+        reason="Needed with the Kubernetes source; a host's name is not always its node's, so it is not guessed.",
+        metavar="NAME",
+        shown="none",
+    )
+    cluster_name: ClusterName = knob(
+        "",
+        "The cluster's name, for {cluster} in templates.",
+        reason="None: Kubernetes does not tell a cluster's name.",
+        metavar="NAME",
+        shown="none",
+    )
+    assume_role_arn: RoleArnText = knob(
+        "",
+        "A separate role that the agent assumes first and that application roles trust in place of the node role: "
+        "nodes and clusters come and go without touching a trust policy.",
+        reason="None: the node role assumes application roles itself.",
+        metavar="ARN",
+        shown="none",
+    )
+    role_base_arn: BaseArnText = knob(
+        "",
+        "What is put before role names without an ARN: arn:aws:iam::ACCOUNT:role/[PATH/].",
+        reason="The account of the agent's own identity, learnt without delaying the start.",
+        metavar="ARN",
+        shown="detected",
+    )
+    server: Server = Server()
+    admin: Admin = Admin()
+    source: Source = Source()
+    sts: Sts = Sts()
+    upstream: Upstream = Upstream()
+    tokens: Tokens = Tokens()
+    policy: Policy = Policy()
+    events: Events = Events()
+    log: Log = Log()
+
+    @classmethod
+    def load(cls, arguments: Sequence[str] = ()) -> Self:
+        """The settings of flags, environment and file.
+
+        Raises:
+            SettingsError: something is unknown, malformed, or cannot work together.
+        """
+        _, flags = Parser("metaproxy run", cls).read(arguments)
+        return load(cls, flags).settings
 
     @model_validator(mode="after")
-    def _workable(self) -> Self:
-        """Refuse combinations that cannot work."""
-        sts, source = self.sts, self.source
-        if sts.session_duration < ROLE_CHAINING_LIMIT and not sts.force_session_duration:
-            raise ValueError(
-                "--sts.session-duration: below 3600 SDKs ask for each call; or give --sts.force-session-duration"
-            )
-        if sts.session_duration > ROLE_CHAINING_LIMIT and self.assume_role_arn:
-            raise ValueError("--sts.session-duration: a role assumed through another one lives 3600 seconds at most")
-        if source.manifests and source.kubeconfig:
-            raise ValueError("--source.manifests and --source.kubeconfig: pods come from one of them, not from both")
-        if not source.manifests and not self.node_name:
-            raise ValueError("--node-name: needed to watch the pods of this node (or give --source.manifests)")
-        if not self.server.listen:
-            raise ValueError("--server.listen: at least one address")
-        upstream = urlsplit(self.upstream.url)
-        if (upstream.hostname, upstream.port or 80) in self.server.listen:
-            raise ValueError("--upstream.url: that is our own listener; it would ask itself")
+    def _can_work(self) -> Self:
+        if lines := [*self._source_troubles(), *self._sts_troubles(), *self._address_troubles()]:
+            raise ValueError("\n".join(lines))
         return self
+
+    def _source_troubles(self) -> Iterator[str]:
+        if self.source.manifests:
+            if self.source.kubeconfig is not None:
+                yield "--source.manifests and --source.kubeconfig: pods have one source; give one of them"
+            return
+        if self.source.kubeconfig is None and not os.environ.get("KUBERNETES_SERVICE_HOST"):
+            # The kubelet gives that variable to every pod: without it there is no service account either.
+            yield (
+                "--source.manifests: there is no source of pods: this is no pod of a cluster; "
+                "give --source.manifests or --source.kubeconfig"
+            )
+        if not self.node_name:
+            yield "--node-name: the Kubernetes source watches the pods of one node; name it"
+
+    def _sts_troubles(self) -> Iterator[str]:
+        sts = self.sts
+        if sts.session_duration < SHORTEST_UNFORCED and not sts.force_session_duration:
+            yield (
+                f"--sts.session-duration: {sts.session_duration} s leave too little life to sit out an outage of STS; "
+                "give 3600, or --sts.force-session-duration"
+            )
+        if sts.session_duration > HOP_LONGEST and self.assume_role_arn:
+            yield (
+                f"--sts.session-duration: {sts.session_duration} s and --assume-role-arn: AWS gives a role that was "
+                f"assumed by a role at most {HOP_LONGEST} s"
+            )
+        given = {"node": self.node_name, "cluster": self.cluster_name}
+        for flag, template in (
+            ("--sts.session-name", sts.session_name),
+            *(("--sts.session-tags", template) for template in sts.session_tags.values()),
+            ("--sts.source-identity", sts.source_identity),
+        ):
+            for field in sorted(fields_of(template) & given.keys()):
+                if not given[field]:
+                    yield f"{flag}: {{{field}}} is used and --{field}-name is not given"
+        arns = {
+            "--assume-role-arn": self.assume_role_arn,
+            "--role-base-arn": self.role_base_arn,
+            "--policy.default-role": self.policy.default_role,
+        }
+        partitions = {flag: arn.split(":")[1] for flag, arn in arns.items() if arn.startswith("arn:")}
+        if sts.region:
+            partitions = {"--sts.region": partition_of(sts.region), **partitions}
+        for (flag, partition), (other, another) in combinations(partitions.items(), 2):
+            if partition != another:
+                yield f"{other}: it is in partition {another}, {flag} in {partition}; no role is assumed across them"
+
+    def _address_troubles(self) -> Iterator[str]:
+        listeners = [("--server.listen", address) for address in self.server.listen]
+        listeners.append(("--admin.listen", self.admin.listen))
+        for (_, address), (flag, other) in combinations(listeners, 2):
+            if _meets(other, address) or _meets(address, other):
+                yield f"{flag}: {join_address(other)} and {join_address(address)} cannot both be listened on"
+        for flag, url in (("--upstream.url", self.upstream.url), ("--sts.endpoint-url", self.sts.endpoint_url)):
+            if url and any(_meets(url_address(url), address) for _, address in listeners):
+                yield f"{flag}: that is where the agent itself listens: it would ask itself"
+
+
+def _meets(target: tuple[str, int], listener: tuple[str, int]) -> bool:
+    """Whether a connection to `target` certainly ends at `listener`."""
+    host, port = target
+    if port != listener[1] or port == 0:
+        return False
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return False
+    own = ipaddress.ip_address(listener[0])
+    # An unspecified listener answers on every address of the machine, of which loopback ones are certain.
+    local = address.is_loopback or address.is_unspecified
+    return address == own or (own.is_unspecified and own.version == address.version and local)
