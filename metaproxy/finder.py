@@ -65,7 +65,7 @@ class Finder:
     def __init__(self, directory: Directory, metrics: Metrics) -> None:
         self._directory = directory
         self._metrics = metrics
-        self._waiting: dict[Hashable, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[Hashable, set[asyncio.Future[bool]]] = {}
         self._unexplained: TTLCache[str, bool] | None = None
         self._read_wanted = asyncio.Event()
         self.observer: Observer | None = None
@@ -128,27 +128,23 @@ class Finder:
 
         Keys: `("address", A)`, `("namespace", N)`, `"rules"`.
         """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, []).append(future)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        self._waiting.setdefault(key, set()).add(future)
+        timer = loop.call_at(deadline, _settle, future, False)
         try:
-            async with asyncio.timeout_at(deadline):
-                await future
-        except TimeoutError:
-            return False
+            return await future
         finally:
-            if not future.done() or future.cancelled():
-                futures = self._waiting.get(key, [])
-                if future in futures:
-                    futures.remove(future)
+            timer.cancel()
+            if (futures := self._waiting.get(key)) is not None:
+                futures.discard(future)
                 if not futures:
-                    self._waiting.pop(key, None)
-        return True
+                    del self._waiting[key]
 
     def tell(self, key: Hashable) -> None:
         """Something about the key changed."""
         for future in self._waiting.pop(key, ()):
-            if not future.done():
-                future.set_result(None)
+            _settle(future, True)
 
     def put_pod(self, pod: Pod) -> None:
         """A pod was added or modified."""
@@ -233,3 +229,8 @@ class Finder:
         for name in names:
             self.tell(("namespace", name))
         self._metrics.gauge("directory_namespaces").set(self._directory.namespace_count)
+
+
+def _settle(future: asyncio.Future[bool], told: bool) -> None:
+    if not future.done():
+        future.set_result(told)

@@ -396,13 +396,37 @@ async def test_who_hangs_up_leaves_nothing() -> None:
 async def test_told_and_gone_in_one_moment() -> None:
     """A waiter that is cancelled in the very turn in which its news came: nothing breaks, nothing is left."""
     async with bench() as b:
-        task = asyncio.create_task(b.finder.news(("address", A), deadline=now() + 1))
+        for first in ("told", "gone"):
+            task = asyncio.create_task(b.finder.news(("address", A), deadline=now() + 1))
+            await asyncio.sleep(0.1)
+            if first == "gone":
+                task.cancel()
+            b.finder.tell(("address", A))
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert b.finder._waiting == {}
+
+
+async def test_a_deadline_that_is_over_is_no_wait() -> None:
+    """Whoever has no time left is answered at once."""
+    async with bench() as b:
+        begun = now()
+        assert not await b.finder.news("rules", deadline=begun - 1)
+        assert now() == pytest.approx(begun, abs=MOMENT)
+
+
+async def test_two_claims_that_come_at_once_are_settled_in_the_same_request() -> None:
+    """A list brings two pods at the awaited address: nobody is taken for the caller until the read has decided."""
+    async with bench() as b:
+        b.api.pods = [pod("new", A, version=2)]
+        task = asyncio.create_task(b.took(A))
         await asyncio.sleep(0.1)
-        task.cancel()
-        b.finder.tell(("address", A))
-        await asyncio.wait([task])
-        assert task.cancelled()
-        assert b.finder._waiting == {}
+        b.finder.replace_pods([pod("old", A, version=1), pod("new", A, version=2)], 2)
+        seconds, found = await task
+        assert isinstance(found, Pod)
+        assert found.uid == "new"
+        assert seconds == pytest.approx(READ_AFTER + b.api.delay, abs=MOMENT)
 
 
 async def test_late_namespaces_wake_who_waits_for_them() -> None:
