@@ -17,7 +17,16 @@ import structlog
 from metaproxy import imds, tokens
 from metaproxy.caller import Pod
 from metaproxy.credentials import Credentials, told_expiry
-from metaproxy.errors import CallerChanged, MetaproxyError, Reason, Refused, RequestError, TokenMissing, UnknownPath
+from metaproxy.errors import (
+    CallerChanged,
+    MetaproxyError,
+    Reason,
+    Refused,
+    RequestError,
+    TokenMissing,
+    UnknownPath,
+    UpstreamUnavailable,
+)
 from metaproxy.imds import Answer, Profile, Request, Route
 from metaproxy.policy import Decision, Denial, Grant, is_role
 from metaproxy.roles import AssumeRole
@@ -165,12 +174,22 @@ class Server:
         pod = await self._callers.find(request.peer, deadline=deadline)
         self._demand_token(request, pod)
         if isinstance(route, imds.ItemRoute):
-            item = await self._items.get(route.path)
-            if item.status != OK:
-                raise UnknownPath("the node's metadata service does not have it", remedy="ask for something else")
-            return Answer(status=OK, body=item.body, ttl=ttl_left), pod
+            return Answer(status=OK, body=await self._item(route.path, deadline), ttl=ttl_left), pod
         pod, grant = await self._granted(request.peer, pod, deadline)
         return Answer(status=OK, body=await self._body(request.peer, route, pod, grant, deadline), ttl=ttl_left), pod
+
+    async def _item(self, path: str, deadline: float) -> bytes:
+        """An item of the node's; whoever asks it has limits of its own, but looking for the pod took time already."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                item = await self._items.get(path)
+        except TimeoutError:
+            raise UpstreamUnavailable(
+                "the node's metadata service has not answered yet", remedy="ask again: the answer is kept"
+            ) from None
+        if item.status != OK:
+            raise UnknownPath("the node's metadata service does not have it", remedy="ask for something else")
+        return item.body
 
     async def _body(self, peer: str, route: Route, pod: Pod, grant: Grant, deadline: float) -> bytes:
         role = grant.call.role

@@ -59,11 +59,13 @@ class Node:
     def __init__(self) -> None:
         self.items = {REGION: b"eu-central-1"}
         self.asked: list[str] = []
+        self.delay = 0.0
         self.failure: Exception | None = None
 
     async def get(self, path: str) -> Said:
         """One item."""
         self.asked.append(path)
+        await asyncio.sleep(self.delay)
         if self.failure is not None:
             raise self.failure
         return Said(200, self.items[path]) if path in self.items else Said(404, b"<html>nothing</html>")
@@ -694,6 +696,18 @@ async def test_items_that_the_node_lacks_or_hides() -> None:
         b.node.failure = UpstreamUnavailable("the node's metadata service is silent", remedy="ask again")
         answer = await b.ask(REGION)
         assert (answer.status, code(answer)) == (503, "UpstreamUnavailable")
+
+
+async def test_items_are_held_no_longer_than_anything_else() -> None:
+    """P3: a pod that comes late and a node that is slow do not add up to more than a request may be held."""
+    async with bench() as b:
+        b.node.delay = 0.8
+        task = asyncio.create_task(b.took(REGION))
+        await asyncio.sleep(0.5)
+        b.finder.put_pod(pod("a", A))
+        seconds, answer = await task
+        assert (answer.status, code(answer)) == (503, "UpstreamUnavailable")
+        assert seconds == pytest.approx(HOLD, abs=MOMENT)
 
 
 @pytest.mark.parametrize(
