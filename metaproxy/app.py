@@ -127,6 +127,7 @@ class Agent:
                 tasks = [group.create_task(_eternal(name, run()), name=name) for name, run in self._duties().items()]
                 tasks.append(group.create_task(self._detect(), name="detect base ARN"))
                 await self._listener.open(settings.server.listen)
+                self.listening.set()
                 log.info(
                     "listening", addresses=[f"{host}:{port}" for host, port in self.addresses], version=__version__
                 )

@@ -143,7 +143,7 @@ async def _demo(*, once: bool, port: int | None) -> int:
         for arn, policy in ROLES.items():
             sts.add_role(arn, policy)
         clock = Clock()
-        print("metaproxy demo: an STS, two clusters, eight pods, one machine.\n")
+        print("metaproxy demo: an STS, two clusters, six pods, one machine.\n")
         one = await stack.enter_async_context(_agent(sts, folder, clock, port))
         two = await stack.enter_async_context(_other_cluster(sts, folder))
         steps = [step async for step in _tour(sts, one, two, clock)]
@@ -251,14 +251,14 @@ async def _tour(sts: DemoSts, one: str, two: str, clock: Clock) -> AsyncIterator
     refused = await _ask(one, "127.0.0.7", LIST)
     yield Step(pod="lab/plain", what="no annotation", got=refused.code, right=refused.code == "NoRole")
 
-    before = (await _ask(one, "127.0.0.2", f"{LIST}shop-web")).json["AccessKeyId"]
+    before = after = (await _ask(one, "127.0.0.2", f"{LIST}shop-web")).json.get("AccessKeyId", "nothing")
     clock.ahead = 40 * 60
-    after = before
-    async with asyncio.timeout(PATIENCE):
-        while after == before:
-            await asyncio.sleep(0.02)
-            after = (await _ask(one, "127.0.0.2", f"{LIST}shop-web")).json["AccessKeyId"]
-    yield Step(pod="shop/web", what="renewed, 40 minutes later", got=f"{before} → {after}", right=True)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            while after == before:
+                await asyncio.sleep(0.02)
+                after = (await _ask(one, "127.0.0.2", f"{LIST}shop-web")).json.get("AccessKeyId", "nothing")
+    yield Step(pod="shop/web", what="renewed, 40 minutes later", got=f"{before} → {after}", right=after != before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
