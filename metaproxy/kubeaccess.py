@@ -3,7 +3,7 @@
 Knows: the ServiceAccount's files, kubeconfig files with their plugins and providers, TLS, proxies.
 Must not know: when anything is read again, or what is asked.
 
-From the library come the configuration and the two loaders that fill it. Everything blocks: it belongs in a thread.
+From the library come the configuration and the two loaders that fill it. They block, so they work in threads.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ import os
 import ssl
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 
@@ -69,6 +69,8 @@ LOADING = 20.0
 
 _SHOWN = 256
 
+ResultT = TypeVar("ResultT")
+
 
 class AccessError(Exception):
     """There are no usable credentials; the text says whose and, without any of their content, why."""
@@ -94,7 +96,7 @@ class Access:
 
 
 class AccessLoader:
-    """Reads the ServiceAccount's files, or the current context of a kubeconfig. Not for two threads at once."""
+    """Reads the ServiceAccount's files, or the current context of a kubeconfig; one read at a time."""
 
     def __init__(
         self,
@@ -111,8 +113,8 @@ class AccessLoader:
         """The next `read` reads the kubeconfig file itself anew, and asks plugins and providers again."""
         self._loader = None
 
-    def read(self) -> Access:
-        """What the files say now. Blocks: a plugin runs on a loop of its own.
+    async def read(self) -> Access:
+        """What the files say now.
 
         Raises:
             AccessError: they say nothing usable.
@@ -122,28 +124,32 @@ class AccessLoader:
         configuration.disable_strict_ssl_verification = True
         try:
             if self._kubeconfig:
-                asyncio.run(self._read_kubeconfig(configuration))
+                await self._fill(configuration)
             else:
                 loader = InClusterConfigLoader(self._token_file, self._ca_file, try_refresh_token=False)
-                loader.load_and_set(configuration)
-            return _access(configuration)
+                await asyncio.to_thread(loader.load_and_set, configuration)
+            return await asyncio.to_thread(_access, configuration)
         except Exception as error:  # noqa: BLE001  a foreign file can be wrong in any way
             text = _told(error)
         # Raised out here, so that no trace shows the cause: its text may hold the file's content.
         raise AccessError(f"credentials of {self._kubeconfig or 'the ServiceAccount'} cannot be read: {text}")
 
-    async def _read_kubeconfig(self, configuration: Configuration) -> None:
-        async with asyncio.timeout(LOADING):
-            if self._loader is None:
-                self._loader = await load_kube_config(
-                    self._kubeconfig, client_configuration=configuration, persist_config=False
-                )
-            elif _plugin_without_expiry(self._loader):
-                # Such a token counts until it is refused; then `forget` makes everything new.
-                self._loader._set_config(configuration)  # noqa: SLF001  there is no public way to take it again
-            else:
-                # Token files are read; plugins and providers are asked if what they gave expires.
-                await self._loader.load_and_set(configuration)
+    async def _fill(self, configuration: Configuration) -> None:
+        if self._loader is None:
+            self._loader = await _in_thread(
+                load_kube_config(self._kubeconfig, client_configuration=configuration, persist_config=False)
+            )
+        elif _plugin_without_expiry(self._loader):
+            # Such a token counts until it is refused; then `forget` makes everything new.
+            self._loader._set_config(configuration)  # noqa: SLF001  there is no public way to take it again
+        else:
+            # Token files are read; plugins and providers are asked if what they gave expires.
+            await _in_thread(self._loader.load_and_set(configuration))
+
+
+async def _in_thread(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """On a loop of its own: the library awaits plugins and providers, but reads files as if nobody waited."""
+    return await asyncio.to_thread(asyncio.run, asyncio.wait_for(work, LOADING))
 
 
 def _plugin_without_expiry(loader: Any) -> bool:
@@ -167,12 +173,15 @@ def _access(configuration: Configuration) -> Access:
 
     Raises:
         OSError: a file is missing or holds no certificate (ssl.SSLError). ValueError: the token is none.
+        ConfigException: there is no server.
     """
     authorization = configuration.api_key.get("BearerToken", "").strip()
     if not authorization.isprintable() or not authorization.isascii():
         raise ValueError("a token is printable ASCII")
     host = str(configuration.host).rstrip("/")
     url = urlsplit(host)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ConfigException("no server is named")
     digest = hashlib.sha256(f"{host} {configuration.verify_ssl}".encode())
     context: ssl.SSLContext | bool = True
     if url.scheme == "https":

@@ -299,7 +299,7 @@ class KubeClient:
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            access = await asyncio.to_thread(self._loader.read)
+            access = await self._loader.read()
             self._fresh_until = loop.time() + REFRESH
             await self._take(access)
         except AccessError as error:

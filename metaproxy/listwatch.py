@@ -70,7 +70,10 @@ class HistoryError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _End:
-    """How a round ended. `relist`: the version is of no use any more. `at_once`: without a pause, this time."""
+    """How a round ended.
+
+    `relist`: the version is of no use any more. `at_once`: without a pause. `consistent`: the next list is from etcd.
+    """
 
     reason: Reason
     trouble: str = ""
@@ -107,6 +110,7 @@ class ListWatch(Generic[ItemT]):
         self._listed_at = 0.0
         self._opened_at = float("inf")
         self._failures = 0
+        self._expired = False
         self.synced = False
         self.trouble = ""
         self.trouble_since = clock()
@@ -156,12 +160,13 @@ class ListWatch(Generic[ItemT]):
             self._version = ""
         # Asked once; if that fails, what the API server remembers is better than nothing.
         self._consistent = end.consistent
+        self._expired = end.reason == "expired"
         if not end.trouble:
             self._failures = 0
             return 0.0
         self._failures += 1
         pause = pause_after(self._failures, self._random(), self._timing.pause)
-        if end.at_once and self._failures == 1:
+        if end.at_once:
             pause = 0.0
         if end.retry_after is not None:
             pause = max(pause, min(end.retry_after, LONGEST_PAUSE) * (1.0 + 0.1 * self._random()))
@@ -187,9 +192,11 @@ class ListWatch(Generic[ItemT]):
         if listing and error.status in _VERSION_TROUBLE:
             return _End(reason="expired", trouble=text, consistent=not self._consistent)
         if error.status == _GONE:
-            # At first from the API server's memory: after its restart a whole fleet comes at once. If that memory is
-            # older than what this or another server can watch from, the next list must come from etcd.
-            return _End(reason="expired", trouble=text, relist=True, at_once=True, consistent=self._failures > 0)
+            # At first from the API server's memory: after its restart a whole fleet comes at once. If that gives a
+            # version that is too old again (another server lags), the next list must come from etcd.
+            return _End(
+                reason="expired", trouble=text, relist=True, at_once=not self._expired, consistent=self._expired
+            )
         return _End(reason="error", trouble=text, relist=True, retry_after=error.retry_after)
 
     async def _list(self) -> None:
@@ -212,9 +219,7 @@ class ListWatch(Generic[ItemT]):
 
     def _compare(self, version: str) -> None:
         if 0 < version_of(version) < self._newest:
-            raise HistoryError(
-                f"{self._resource.name}: the newest version is {version}, {self._newest} was seen before"
-            )
+            raise HistoryError(f"{self._resource.name}: {version} is the newest version, but {self._newest} was seen")
 
     async def _read_list(self, *, consistent: bool) -> tuple[list[ItemT], str]:
         return await read_list(self._client, self._resource, consistent=consistent, within=self._timing.listing)
@@ -259,6 +264,7 @@ class ListWatch(Generic[ItemT]):
         if event.kind == "ERROR":
             code = event.object.get("code")
             raise status_error(event.object, what="watch", status=code if isinstance(code, int) else 0)
+        self._expired = False
         self.last_event = self._clock()
         self._on_event(self.last_event)
         if event.kind in {"ADDED", "MODIFIED", "DELETED"}:

@@ -113,6 +113,7 @@ class FakeKubeApi:
         faults: pairs of a test of a request and a fault; the first that matches strikes, once.
         etcd_down: reads without a version hang, watches say nothing.
         silent: watches say nothing, and do not end in time.
+        endless: watches do not end in time.
         memory: what lists of version 0 are answered with, if not with the present.
     """
 
@@ -124,6 +125,7 @@ class FakeKubeApi:
         self.faults: list[tuple[Callable[[Seen], bool], Fault]] = []
         self.etcd_down = False
         self.silent = False
+        self.endless = False
         self.memory: tuple[dict[str, dict[str, Json]], int] | None = None
         self.version = version
         self.oldest = version
@@ -470,10 +472,10 @@ class FakeKubeApi:
                     break
                 watch.wake.clear()
                 try:
-                    async with asyncio.timeout_at(None if self.silent else end):
+                    async with asyncio.timeout_at(None if self.silent or self.endless else end):
                         await watch.wake.wait()
                 except TimeoutError:
-                    if not self.silent:
+                    if not (self.silent or self.endless):
                         break
             await response.write_eof()
         except ConnectionError:
