@@ -48,6 +48,9 @@ EXPIRING = 600.0
 NAP = 30.0
 """The longest sleep of the schedule: wall time may jump, and then the schedule must not sleep through it."""
 
+TICK = 0.001
+"""The shortest sleep of the schedule: uvloop's clock counts milliseconds, and less would be spun, not slept."""
+
 QUICK_RETRY = (0.1, 0.3)
 """Seconds, from and to, before the one second try of a first failure that somebody waits for: an early 503 breaks
 clients that never ask again (contract §9.1)."""
@@ -216,7 +219,7 @@ class Broker:
                 self._wake.clear()
                 nap = self._dispatch(group, bucket)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(nap):
+                    async with asyncio.timeout(max(nap, TICK)):
                         await self._wake.wait()
 
     def _entry(self, call: AssumeRole) -> _Entry:

@@ -343,6 +343,21 @@ async def test_short_lives_are_no_storm() -> None:
 # Clocks.
 
 
+async def test_less_than_a_tick_is_slept_not_spun() -> None:
+    """A pause that ends a hair after the clock's tick: the schedule sleeps on instead of turning until it has ended."""
+    wall, looks = Wall(), itertools.count()
+
+    def clock() -> float:
+        assert next(looks) < 10_000, "spun"
+        return wall()
+
+    async with bench(chance=lambda: 0.5 + 1e-9, clock=clock) as b:
+        b.sts.failing = unreachable
+        b.broker.want("uid", call())
+        await asyncio.sleep(100)
+        assert 5 <= len(b.sts.calls) <= 8
+
+
 async def test_the_wall_clock_jumps_forward() -> None:
     """The clock is set past the expiry: nothing expired is served, and a new session is had in that very request."""
     async with bench() as b:
