@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.harness import Cluster
+from tests.component.kubewire_suite import KubeWireSuite
 from tests.component.listwatch_suite import RULES, ListWatchSuite
 
 pytestmark = pytest.mark.timeout(180)  # the first test waits for the start of the servers, some for a restart
@@ -57,10 +58,15 @@ class RealWorld:
         await self.do("revoke", f"{self.namespace}-agent")
 
 
-class TestReal(ListWatchSuite):
-    """All of it over kube-apiserver and etcd."""
+@pytest.fixture
+def world(fragile: Cluster, node: str, namespace: str, tmp_path: Path) -> RealWorld:
+    """The one cluster, mended afterwards, with a node and a namespace of its own for each test."""
+    return RealWorld(fragile, node, namespace, tmp_path)
 
-    @pytest.fixture
-    def world(self, fragile: Cluster, node: str, namespace: str, tmp_path: Path) -> RealWorld:
-        """The one cluster, mended afterwards, with a node and a namespace of its own for each test."""
-        return RealWorld(fragile, node, namespace, tmp_path)
+
+class TestReal(ListWatchSuite):
+    """What the source promises, over kube-apiserver and etcd."""
+
+
+class TestRealWire(KubeWireSuite):
+    """What kube-apiserver says."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.component.kubewire_suite import KubeWireSuite
 from tests.component.listwatch_suite import ListWatchSuite
 from tests.fakes.kube_api import FakeKubeApi
 
@@ -70,11 +71,16 @@ class FakeWorld:
         self.api.forbidden |= {(verb, what) for verb in ("list", "watch") for what in ("pods", "namespaces")}
 
 
-class TestFake(ListWatchSuite):
-    """All of it over the fake."""
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[FakeWorld]:
+    """A fake of its own for each test."""
+    async with FakeKubeApi() as api:
+        yield FakeWorld(api, tmp_path)
 
-    @pytest.fixture
-    async def world(self, tmp_path: Path) -> AsyncIterator[FakeWorld]:
-        """A fake of its own for each test."""
-        async with FakeKubeApi() as api:
-            yield FakeWorld(api, tmp_path)
+
+class TestFake(ListWatchSuite):
+    """What the source promises, over the fake."""
+
+
+class TestFakeWire(KubeWireSuite):
+    """What the fake says."""

@@ -540,7 +540,8 @@ class FakeKubeApi:
     def _create_event(self, body: Json, namespace: str) -> web.Response:
         metadata = body.get("metadata", {})
         name = metadata.get("name", "")
-        if not isinstance(time := body.get("eventTime"), str) or not _EVENT_TIME.fullmatch(time):
+        time = body.get("eventTime")
+        if time is not None and not _EVENT_TIME.fullmatch(time):
             return _refused(400, "BadRequest", "Event in version v1 cannot be handled: parsing time")
         if metadata.get("namespace", namespace) != namespace:
             return _refused(
@@ -570,6 +571,8 @@ def _place(path: str) -> tuple[str, str, str] | None:
 
 def _event_trouble(event: Json) -> str:
     """The first field of an Event that the API server refuses."""
+    if event.get("eventTime") is None:
+        return "eventTime"
     for key, limit in (("action", 128), ("reason", 128), ("reportingController", 253), ("reportingInstance", 128)):
         if not event.get(key) or len(event[key]) > limit:
             return key
@@ -632,7 +635,9 @@ def _selector(text: str, namespace: str) -> Callable[[Json], bool]:
         for name, equal, value in terms:
             part, _, key = name.partition(".")
             # A list of addresses can be named and matches nothing.
-            has = "" if name == "status.podIPs" else str(obj.get(part, {}).get(key, "")).replace("True", "true")
+            has = "" if name == "status.podIPs" else str(obj.get(part, {}).get(key, ""))
+            if name == "spec.hostNetwork":
+                has = "true" if has == "True" else "false"
             if (has == value) is not equal:
                 return False
         return True
