@@ -21,6 +21,8 @@ SETTLE = 20
 @pytest.fixture(scope="session", autouse=True)
 def hermetic_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No variable, AWS file or proxy of the machine is seen by a test; HOME stays, build caches live there."""
+    # Else pytest-asyncio lets the policy make a loop that nobody closes; its warning would then hit any test.
+    asyncio.set_event_loop(None)
     nowhere = tmp_path_factory.mktemp("aws")
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):

@@ -68,7 +68,7 @@ async def test_request(api: FakeKubeApi, client: KubeClient) -> None:
 
     assert answer.ok
     assert json.loads(answer.body)["kind"] == "PodList"
-    assert (created.status, created.ok) == (400, False)
+    assert (created.status, created.ok) == (422, False)
     first, second, third = api.seen
     assert first.query == {"fieldSelector": "spec.nodeName=a b"}
     assert first.headers["Authorization"] == "Bearer admin"
