@@ -27,6 +27,7 @@ PROBE_SECONDS = 2.0
 """Seconds that the agent has for an answer about itself: it has it at hand, so more would not help."""
 
 _OK = 200
+_DEMO_PACKAGES = ("moto", "flask", "boto3")
 
 
 class UsageError(Exception):
@@ -132,12 +133,13 @@ def _demo(name: str, arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if options.port is not None and not 0 < options.port <= 65535:  # noqa: PLR2004  the ports there are
         raise UsageError("--port: a port is 1 to 65535")
-    try:
-        from metaproxy import demo  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "metaproxy":
-            raise
-        raise UsageError(f"the demo needs {error.name}: pip install 'metaproxy[demo]'") from error
+    import importlib.util  # noqa: PLC0415  see the module
+
+    # Looked for before anything begins: the demo itself meets them late, in the middle of its start.
+    if missing := [name for name in _DEMO_PACKAGES if importlib.util.find_spec(name) is None]:
+        raise UsageError(f"the demo needs {', '.join(missing)}: pip install 'metaproxy[demo]'")
+    from metaproxy import demo  # noqa: PLC0415
+
     return demo.main(once=options.once, port=options.port)
 
 
@@ -146,7 +148,8 @@ def _health(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--ready", action="store_true")
     options, address = _admin(parser, arguments)
     status, body = _ask(address, "/readyz?verbose" if options.ready else "/livez")
-    print(_printable(body.rstrip("\n")))
+    for line in body.rstrip("\n").split("\n"):
+        print(_printable(line))
     return CLEAN if status == _OK else FAILED
 
 
@@ -183,9 +186,9 @@ def _explain(name: str, arguments: Sequence[str]) -> int:
 
 def _lines(about: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """A document for a person: whatever is in it, one line for each value."""
-    width = max(map(len, about), default=0)
-    for key, value in about.items():
-        label = _printable(key.replace("_", " "))
+    labelled = [(_printable(key.replace("_", " ")), value) for key, value in about.items()]
+    width = max((len(label) for label, value in labelled if not isinstance(value, dict)), default=0)
+    for label, value in labelled:
         if isinstance(value, dict):
             yield f"{indent}{label}"
             yield from _lines(value, f"{indent}  ")
@@ -206,7 +209,7 @@ def _words(value: object) -> str:
 
 def _printable(text: str) -> str:
     """Text that does nothing to a terminal: parts of it were written by pods' owners."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _parser(name: str) -> "Parser":

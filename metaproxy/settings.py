@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from metaproxy.knobs import Group, SettingsError, Tree, knob
 from metaproxy.roles import fields_of
@@ -339,7 +339,7 @@ class Settings(Tree):
     tokens: Tokens = Tokens()
     policy: Policy = Policy()
     events: Events = Events()
-    log: Log = Log()
+    log: Log = Field(default_factory=Log)  # not once for all: its format depends on the terminal
 
     @classmethod
     def load(cls, arguments: Sequence[str] = ()) -> Self:

@@ -234,27 +234,32 @@ def _file(tree: type[Tree], path: str) -> dict[str, Any]:
         contents = yaml.safe_load(Path(path).read_bytes())
     except OSError as error:
         raise SettingsError([f"--config: {path}: {error.strerror}"]) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # PyYAML's constructors raise whatever they meet: KeyError, IndexError, AttributeError
         raise SettingsError([f"--config: {path} is no YAML: {' '.join(str(error).split())}"]) from error
     if contents is None:
         return {}
     if not isinstance(contents, dict):
         raise SettingsError([f"--config: {path} is no mapping of settings"])
-    table = knobs(tree)
+    if wrong := list(_unknown_keys(knobs(tree), contents)):
+        raise SettingsError(f"{path}: {line}" for line in wrong)
+    return contents
+
+
+def _unknown_keys(table: Sequence[Knob], contents: Mapping[Any, Any]) -> Iterator[str]:
     groups = {one.group for one in table if one.group}
     # A file that names a file has no meaning.
     known = [one.key for one in table if one.key != "config"]
-    wrong: list[str] = []
     for name, value in contents.items():
-        if name not in groups:
-            wrong += [f"{path}: {_unknown(str(name), known)}"] * (name not in known)
-        elif isinstance(value, dict):
-            wrong += [f"{path}: {_unknown(f'{name}.{key}', known)}" for key in value if f"{name}.{key}" not in known]
-        elif value:
-            wrong.append(f"{path}: {name} is a group of settings: write them below it")
-    if wrong:
-        raise SettingsError(wrong)
-    return contents
+        group, _, key = str(name).partition(".")
+        if name in groups:
+            if isinstance(value, dict):
+                yield from (_unknown(f"{name}.{key}", known) for key in value if f"{name}.{key}" not in known)
+            elif value:
+                yield f"{name} is a group of settings: write them below it"
+        elif name not in known:
+            yield _unknown(str(name), known)
+        elif key:
+            yield f"{name} is a key of the group {group}: write {key} below {group}"
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

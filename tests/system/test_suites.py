@@ -1,0 +1,63 @@
+"""The heavy suites: what runs, what is said of what cannot, and the exit code."""
+
+import sys
+
+import pytest
+
+from scripts import test_all
+from scripts.test_all import SUITES, Suite, main
+
+
+def suite(name: str, code: int = 0, obstacle: str = "") -> Suite:
+    """A suite that ends with a code, or cannot run."""
+    return Suite(
+        name=name,
+        needs="nothing",
+        command=(sys.executable, "-c", f"print('ran {name}'); raise SystemExit({code})"),
+        obstacle=lambda: obstacle,
+    )
+
+
+@pytest.mark.parametrize(
+    ("suites", "environment", "code", "summary"),
+    [
+        ([suite("a"), suite("b")], {}, 0, ["a: passed", "b: passed"]),
+        ([suite("a", 1), suite("b")], {}, 1, ["a: FAILED with 1", "b: passed"]),
+        ([suite("a", 5)], {}, 1, ["a: FAILED: it has no tests"]),
+        ([suite("a", obstacle="no Go"), suite("b")], {}, 0, ["NOT RUN: a: no Go", "b: passed"]),
+        ([suite("a", obstacle="no Go"), suite("b")], {"CI": "true"}, 1, ["NOT RUN: a: no Go", "b: passed"]),
+    ],
+)
+def test_outcomes(
+    suites: list[Suite],
+    environment: dict[str, str],
+    code: int,
+    summary: list[str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Every suite that can run does; the summary names each; what could not run is an error where CI=true."""
+    assert main(suites, environment) == code
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[lines.index("==== summary") + 1 :] == summary
+    for one in suites:
+        why = one.obstacle()
+        assert f"==== suite {one.name}: {f'CANNOT RUN HERE: {why}' if why else 'can run here'} (needs nothing)" in lines
+        assert (f"ran {one.name}" in lines) is not bool(why)
+
+
+def test_missing_go_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Go the obstacle says so in words; it comes from the suite's own check."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
+    assert "Go is missing" in test_all.no_api_server()
+
+
+def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that does not end is an obstacle, not a wait without end."""
+    monkeypatch.setattr(test_all, "CHECK_SECONDS", 0.001)
+    assert "did not end" in test_all.no_api_server()
+
+
+def test_every_heavy_folder_is_a_suite() -> None:
+    """The real API server's tests are among the suites."""
+    assert [one.command[-1] for one in SUITES] == ["tests/cluster"]
