@@ -7,6 +7,7 @@ From the library come the configuration and the two loaders that fill it. They b
 """
 
 import asyncio
+import gc
 import hashlib
 import importlib.util
 import os
@@ -14,7 +15,7 @@ import ssl
 import sys
 import urllib.request
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -149,7 +150,15 @@ class AccessLoader:
 
 async def _in_thread(work: Coroutine[Any, Any, ResultT]) -> ResultT:
     """On a loop of its own: the library awaits plugins and providers, but reads files as if nobody waited."""
-    return await asyncio.to_thread(asyncio.run, asyncio.wait_for(work, LOADING))
+    return await asyncio.to_thread(asyncio.run, _bounded(work))
+
+
+async def _bounded(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    with suppress(TimeoutError):
+        return await asyncio.wait_for(work, LOADING)
+    # The library lets go of a plugin that it stops waiting for; only the collector ends its process.
+    gc.collect()
+    raise TimeoutError
 
 
 def _plugin_without_expiry(loader: Any) -> bool:

@@ -398,6 +398,7 @@ async def test_plugin_is_asked_when_its_token_expires(
     assert (tmp_path / "runs").read_text().count("run") >= runs + 1
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # how the collector says that it ended the plugin
 async def test_hanging_plugin(api: FakeKubeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that hangs is a failed load in its time."""
     monkeypatch.setattr(kubeaccess, "LOADING", 0.3)
