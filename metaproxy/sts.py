@@ -1,77 +1,55 @@
 """Our own identity, the separate role, and one AssumeRole call.
 
-Knows: botocore's clients, their time-outs and credentials, regional endpoints.
-Must not know: caching of pods' sessions, retries across calls, pods.
+Knows: which keys sign which call, and how they are kept good.
+Must not know: caching of pods' sessions, retries across calls, pods; how botocore is set up.
 
-Two clients at most: one signs with what botocore's default chain finds (node role, web identity, files), the other
-with the separate role's session (`--assume-role-arn`), which is renewed ahead like any other. botocore's own retries
-are off: the broker decides when to ask again.
+`run` alone finds keys: what botocore's default chain finds (node role, web identity, files), and through it the session
+of the separate role (`--assume-role-arn`). A call takes the keys at hand, or waits a moment for the round that is
+fetching them; it never walks the chain itself, so a slow or failing chain is asked by one task with growing pauses,
+however many pods wait. botocore's own retries are off: the broker decides when to ask again.
 """
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Self
+from contextlib import suppress
+from typing import Any, Self, TypeVar
 
 import structlog
-from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession
 
-from metaproxy.credentials import Credentials, FailureClass, Secret, pause, renew_at, usable
-from metaproxy.errors import IssueError, StsOwnIdentity, StsUnreachable
-from metaproxy.roles import PARTITION, AssumeRole, RoleArn, session_name
-from metaproxy.stserrors import translated
+from metaproxy.credentials import Credentials, FailureClass, pause, renew_at, usable
+from metaproxy.errors import IssueError, StsDenied, StsInvalidRequest, StsOwnIdentity, StsRegionDisabled
+from metaproxy.roles import AssumeRole, RoleArn, session_name
+from metaproxy.stsanswers import Identity, identity_in, session_in
+from metaproxy.stsclient import Keys, Options, StsClient
+from metaproxy.stserrors import STALE, again, dropped, own_failure, translated
+
+__all__ = ["Identity", "Options", "Sts"]
 
 log = structlog.get_logger()
 
-CONNECT_TIMEOUT = 1.0
-READ_TIMEOUT = 5.0
-"""Seconds. STS answers in tens of milliseconds; who waits for a pod gives up after one second anyway."""
+_Thing = TypeVar("_Thing")
 
-KEEP_WARM = 300.0
-"""Seconds for which idle connections to STS are kept."""
+KEYS_WAIT = 5.0
+"""Seconds for which a call waits for the keys that it is to be signed with."""
 
-CHECK = 300.0
-"""Seconds after which our own identity is looked at again when nothing else does: readiness should not be a memory."""
+ROUND = 60.0
+"""Seconds between two looks at our own keys: botocore renews them 15 minutes before they end, when looked at."""
+
+IDENTITY_FRESH = 3600.0
+"""Seconds after which STS is asked again who we are."""
 
 HOP_DURATION = 3600
 """Seconds: the longest session that a role assumed by a role may have."""
 
-HOP_WAIT = 5.0
-"""Seconds for which a call waits for the separate role's first session."""
-
-_ARN = re.compile(rf"arn:({PARTITION}):(?:sts|iam)::([0-9]{{12}}):.+", re.ASCII)
-_PLAIN = re.compile(r"[!-+\--\[\]-~]+", re.ASCII)  # printable, no comma, no backslash: contract M11
-_KEY_LIMIT, _TOKEN_LIMIT = 256, 32768
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who we are to AWS."""
-
-    arn: str
-    account: str
-    partition: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to reach STS. `region` and `endpoint_url` may be empty; `metadata_url` is where the default chain asks."""
-
-    region: str = ""
-    endpoint_url: str = ""
-    metadata_url: str = ""
-    hop: RoleArn | None = None
-    hop_session_name: str = "metaproxy"
-    connections: int = 32
-
 
 class Sts:
-    """See the module. `find_region` is asked when no region was given; it raises, or returns an empty text."""
+    """See the module; an async context manager, whose `run` must be running for calls to find keys.
+
+    `find_region` is asked when neither the options nor botocore's configuration name a region; it raises, or returns an
+    empty text, while the region is not known.
+    """
 
     def __init__(
         self,
@@ -85,151 +63,155 @@ class Sts:
         self._find_region = find_region
         self._clock = clock
         self._chance = chance
-        self._clients: list[Any] = []
-        self._opening = asyncio.Lock()
-        self._own: Any = None
-        self._through: Any = None
-        self._keys: Any = None
+        self._client: StsClient | None = None
+        self._own: Keys | None = None
+        self._suspect = False  # STS refused our own keys, and has not taken them or others since
         self._hop: Credentials | None = None
-        self._hop_failure: IssueError | None = None
-        self._hop_news = asyncio.Event()
-        self._hop_due = asyncio.Event()
+        self._hop_keys: Keys | None = None
+        self._hop_due = 0.0
         self._identity: Identity | None = None
+        self._asked = float("-inf")
+        self._proven = False
+        self._spare = False
         self._failure: IssueError | None = None
+        self._news = asyncio.Event()
+        self._due = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._close(self._clients)
+        if self._client is not None:
+            await self._client.close()
 
     async def issue(self, call: AssumeRole) -> Credentials:
         """The session that the call gives.
 
         Raises:
-            IssueError: none was given; every other exception of botocore and the network is translated.
+            IssueError: none was given; every exception of botocore and of the network is translated to one.
         """
-        return await self._issue(call, hop=self._options.hop is not None)
+        try:
+            async with asyncio.timeout(self._options.call_timeout):
+                outcome = await self._issue(call)
+        except TimeoutError as error:
+            outcome = translated(error, call=call, who="")
+        if isinstance(outcome, IssueError):
+            raise outcome
+        return outcome
 
     async def identity(self) -> Identity:
-        """The identity that botocore's default chain finds, as STS sees it. Raises IssueError."""
-        try:
-            client = await self._client()
-            self._identity = _identity_in(await client.get_caller_identity())
-        except Exception as error:
-            raise self._failed(error, None) from error
-        self._failure = None
-        return self._identity
+        """Who we are: what botocore's default chain finds, as STS sees it. Raises IssueError."""
+        return await self._awaited(lambda: None if self._suspect else self._identity)
 
     async def run(self) -> None:
-        """Eternal: opens the client ahead of the first call, and keeps the separate role's session fresh."""
+        """Eternal: opens the client ahead of the first call, finds our own keys, and keeps them and the hop's good."""
         failures = 0
         while True:
-            try:
-                if self._options.hop is None:
-                    await self.identity()
-                    wait = CHECK
-                else:
-                    wait = await self._renew_hop(self._options.hop)
-                failures = 0
-            except IssueError as failure:
+            self._due.clear()
+            failure = await self._round()
+            self._tell(failure)
+            if failure is not None:
                 failures += 1
-                if self._options.hop is not None:
-                    self._hop_failure = failure
-                    self._tell()
-                    log.warning(
-                        "the separate role gave no session",
-                        role_arn=self._options.hop.arn,
-                        reason=failure.reason,
-                        code=failure.code,
-                        message=failure.message,
-                        remedy=failure.remedy,
-                    )
-                wait = pause(FailureClass.TRANSIENT, failures=failures, jitter=self._chance())
-            self._hop_due.clear()
+                kind = FailureClass.TRANSIENT if failure.retryable else FailureClass.DENIED
+                # Not to be cut short by those who wait: they would hammer what is refusing us.
+                await asyncio.sleep(pause(kind, failures=failures, jitter=self._chance(), holding=self._ready))
+                continue
+            failures = 0
+            wait = ROUND if self._hop is None else min(ROUND, max(1.0, self._hop_due - self._clock()))
             try:
                 async with asyncio.timeout(wait):
-                    await self._hop_due.wait()
+                    await self._due.wait()
             except TimeoutError:
                 continue
 
     def trouble(self) -> str | None:
-        """What is wrong with our own identity; None when it works."""
-        failure = self._hop_failure if self._options.hop is not None and self._hop is None else self._failure
-        if failure is not None:
-            return f"{failure.reason}: {failure.message}; {failure.remedy}"
-        ready = self._hop is not None if self._options.hop is not None else self._identity is not None
-        return None if ready else "STS has not answered yet"
+        """What is wrong with our own identity; None when it works, however STS itself may be."""
+        works = self._ready and self._proven
+        if self._failure is not None and (not works or isinstance(self._failure, StsOwnIdentity)):
+            return f"{self._failure.reason}: {self._failure.message}; {self._failure.remedy}"
+        return None if works else "STS has not answered yet"
 
     def status(self) -> str:
         """One line for the operator."""
         who = self._identity.arn if self._identity else "own identity not known yet"
         through = f", through {self._options.hop.arn}" if self._options.hop else ""
-        trouble = self.trouble()
-        return f"{who}{through}{f' ({trouble})' if trouble else ''}"
+        where = f", at {self._client.endpoint}" if self._client else ""
+        last = f" (last failure {self._failure.reason} {self._failure.code})" if self._failure else ""
+        return f"{who}{through}{where}{last}"
 
     @property
-    def _who(self) -> str:
-        """The ARN that trust policies must name: the separate role's, or our own role's."""
-        return self._own_role if self._options.hop is None else self._options.hop.arn
+    def _ready(self) -> bool:
+        """Whether there are keys for application roles."""
+        return self._keys() is not None
 
-    @property
-    def _own_role(self) -> str:
-        if self._identity is None:
-            return ""
-        kind, _, rest = self._identity.arn.rpartition(":")[2].partition("/")
-        if kind != "assumed-role":
-            return self._identity.arn
-        # A role's path is not in its session's ARN; with one, the trust policy needs the full ARN from IAM.
-        role = rest.partition("/")[0]
-        return f"arn:{self._identity.partition}:iam::{self._identity.account}:role/{role}"
+    async def _principal(self) -> str:
+        """The ARN that trust policies of application roles must name; empty when it cannot be told."""
+        if self._options.hop is not None:
+            return self._options.hop.arn
+        with suppress(IssueError):
+            return (await self.identity()).role
+        return ""
 
-    async def _client(self) -> Any:
-        async with self._opening:
-            if self._own is None:
-                await self._close([client for client in self._clients if client is not self._through])
-                self._own = await self._open(AioSession())
-            return self._own
+    async def _own_principal(self) -> str:
+        """The ARN that the separate role's trust policy must name."""
+        if self._identity is None and self._own is not None:
+            with suppress(IssueError):
+                await self._identify(self._own)
+        return self._identity.role if self._identity else ""
 
-    async def _open(self, session: AioSession) -> Any:
-        options = self._options
-        region = options.region or await self._region()
-        if not region:
-            raise StsOwnIdentity(
-                "the region is not known yet", remedy="ask again; the operator can set --sts.region", code="NoRegion"
+    def _keys(self) -> Keys | None:
+        """What signs calls for application roles."""
+        if self._options.hop is None:
+            return None if self._suspect else self._own
+        return self._hop_keys if self._hop is not None and usable(self._hop, self._clock()) else None
+
+    def _tell(self, failure: IssueError | None) -> None:
+        """A round ended, or has something already: who waits looks again."""
+        before, self._failure = self._failure, failure
+        if failure is not None and (before is None or (before.reason, before.code) != (failure.reason, failure.code)):
+            log.warning(
+                "own identity is in trouble",
+                reason=failure.reason,
+                code=failure.code,
+                message=failure.message,
+                remedy=failure.remedy,
             )
-        session.set_config_variable("sts_regional_endpoints", "regional")
-        if options.metadata_url:
-            session.set_config_variable("ec2_metadata_service_endpoint", options.metadata_url)
-        config = AioConfig(
-            connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=options.connections,
-            connector_args={"keepalive_timeout": KEEP_WARM},
-            warm_up_loader_caches=True,
-        )
-        client = await session.create_client(
-            "sts", region_name=region, endpoint_url=options.endpoint_url or None, config=config
-        ).__aenter__()
-        self._clients.append(client)
-        return client
+        self._news.set()
+        self._news = asyncio.Event()
 
-    async def _close(self, clients: list[Any]) -> None:
-        for client in list(clients):
-            self._clients.remove(client)
-            await client.close()
-
-    async def _region(self) -> str:
-        if self._find_region is None:
-            return ""
+    async def _awaited(self, there: Callable[[], _Thing | None]) -> _Thing:
+        """What a round brings: at once when it is there, an IssueError at once when the last round failed."""
         try:
-            return await self._find_region()
-        except Exception as error:  # noqa: BLE001  whatever kept us from asking, the region is not known
-            log.debug("the region is not known", error=repr(error))
-            return ""
+            async with asyncio.timeout(KEYS_WAIT):
+                while (thing := there()) is None:
+                    if self._failure is not None:
+                        raise again(self._failure)
+                    await self._news.wait()
+                return thing
+        except TimeoutError:
+            failure = StsOwnIdentity(
+                "the agent's own credentials are not known yet", remedy="ask again in a moment", code="Pending"
+            )
+        raise failure
 
-    async def _issue(self, call: AssumeRole, *, hop: bool) -> Credentials:
+    # A call
+
+    async def _issue(self, call: AssumeRole) -> Credentials | IssueError:
+        if self._hop is not None and self._clock() >= self._hop_due:
+            self._due.set()  # the machine slept, or its clock was set: do not wait for the round's own time
+        keys = await self._awaited(self._keys)
+        outcome, repeat = await self._try(call, keys, self._principal)
+        if isinstance(outcome, StsOwnIdentity) and outcome.code in STALE:
+            self._distrust(keys)
+            repeat = True
+        if repeat:
+            outcome, _ = await self._try(call, await self._awaited(self._keys), self._principal)
+        return outcome
+
+    async def _try(
+        self, call: AssumeRole, keys: Keys, principal: Callable[[], Awaitable[str]]
+    ) -> tuple[Credentials | IssueError, bool]:
+        """One AssumeRole: the session or the failure, and whether to repeat it at once."""
         parameters: dict[str, Any] = {
             "RoleArn": call.role.arn,
             "RoleSessionName": call.session_name,
@@ -241,101 +223,129 @@ class Sts:
             parameters["Tags"] = [{"Key": key, "Value": value} for key, value in call.tags]
         if call.source_identity is not None:
             parameters["SourceIdentity"] = call.source_identity
+        issued = self._clock()
         try:
-            client = await (self._hop_client() if hop else self._client())
-            issued = self._clock()
-            answer = await client.assume_role(**parameters)
-            credentials = _read(answer, call, issued)
-        except Exception as error:
-            raise self._failed(error, call, hop=hop) from error
-        if not hop:
-            self._failure = None
-        return credentials
-
-    def _failed(self, error: Exception, call: AssumeRole | None, *, hop: bool = False) -> IssueError:
-        failure = translated(error, call=call, who=self._who if hop or self._options.hop is None else self._own_role)
-        if isinstance(failure, StsOwnIdentity):
-            # What was signed with is no good: the separate role's session, or what the chain found, is had anew.
-            if hop:
-                self._hop = None
-            else:
-                self._failure = failure
-                self._own = None
-            self._hop_due.set()
-        elif call is None:
-            self._failure = failure
-        return failure
-
-    async def _hop_client(self) -> Any:
-        if self._hop is None or not usable(self._hop, self._clock()):
-            self._hop_due.set()
-            news = self._hop_news
-            if self._hop_failure is None:
-                async with asyncio.timeout(HOP_WAIT):
-                    await news.wait()
-            if self._hop is None or not usable(self._hop, self._clock()):
-                raise self._hop_failure or StsOwnIdentity(
-                    "the separate role has no session yet", remedy="ask again", code="HopPending"
-                )
-        return self._through
-
-    async def _renew_hop(self, role: RoleArn) -> float:
-        """Assume the separate role; seconds until that is due again. Raises IssueError."""
-        if self._identity is None:
-            await self.identity()
-        if self._hop is None or self._clock() >= renew_at(self._hop, phase=self._chance()):
-            name = session_name(self._options.hop_session_name)
-            call = AssumeRole(role=role, session_name=name, duration=HOP_DURATION)
-            self._hop = await self._issue(call, hop=False)
-            await self._use(self._hop)
-            self._hop_failure = None
-            self._tell()
-            log.info("separate role assumed", role_arn=role.arn, session_name=name, expires=self._hop.expires)
-        return max(1.0, renew_at(self._hop, phase=0.5) - self._clock())
-
-    async def _use(self, hop: Credentials) -> None:
-        """Sign with this session from now on; connections stay."""
-        keys = (hop.access_key_id, hop.secret_access_key.reveal(), hop.session_token.reveal())
-        if self._keys is None:
-            session = AioSession()
-            session.set_credentials(*keys)
-            try:
-                self._through = await self._open(session)
-            except Exception as error:
-                raise self._failed(error, None) from error
-            self._keys = await session.get_credentials()
+            answer = await self._open_client.send(keys, "assume_role", parameters)
+            credentials = session_in(answer, call, issued)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is translated
+            raised = error
         else:
-            # No await between these: a request is signed with the old keys or with the new ones.
-            self._keys.access_key, self._keys.secret_key, self._keys.token = keys
+            self._spare = self._proven = True
+            return credentials, False
+        # An idle connection that STS closed is worth a repetition; in an outage only the first one is.
+        repeat, self._spare = self._spare and dropped(raised), False
+        failure = translated(raised, call=call, who="")
+        if isinstance(failure, StsDenied):
+            failure = translated(raised, call=call, who=await principal())
+        # Returned, not raised from there: its context would carry the signed request into tracebacks.
+        return failure, repeat
 
-    def _tell(self) -> None:
-        self._hop_news.set()
-        self._hop_news = asyncio.Event()
+    def _distrust(self, keys: Keys) -> None:
+        """STS refused these keys: whoever comes next waits for others."""
+        if keys == self._hop_keys:
+            self._hop = self._hop_keys = None
+        elif keys == self._own:
+            self._open_client.forget()
+            self._suspect = True
+        self._due.set()
+
+    @property
+    def _open_client(self) -> StsClient:
+        if self._client is None:
+            raise RuntimeError("keys come from an open client")  # pragma: no cover
+        return self._client
+
+    # A round
+
+    async def _round(self) -> IssueError | None:
+        """Look after everything that calls are signed with; a step that fails does not keep the others from theirs."""
+        first: IssueError | None = None
+        for step in (self._keep_own, self._keep_hop, self._keep_identity):
+            try:
+                async with asyncio.timeout(self._options.call_timeout):
+                    await step()
+            except Exception as error:  # noqa: BLE001  the chain reads files, runs processes, asks services
+                first = first or again(own_failure(error))
+        return first
+
+    async def _keep_own(self) -> None:
+        if self._client is None:
+            self._client = await StsClient.open(self._options, self._find_region)
+        keys = await self._client.own_keys()
+        if keys is None:
+            raise StsOwnIdentity(
+                "the agent has no AWS credentials of its own",
+                remedy="the operator should give the node a role, or the agent a web identity",
+                code="NoCredentialsError",
+            )
+        self._own = keys
+        if self._options.hop is None and self._failure is None:
+            self._tell(None)  # pods need not wait for the rest of the first round
+
+    async def _keep_hop(self) -> None:
+        role = self._options.hop
+        if role is None or self._own is None:
+            return
+        if self._hop is not None and self._clock() < self._hop_due and usable(self._hop, self._clock()):
+            return
+        if self._suspect:
+            await self._identify(self._own)
+        call = AssumeRole(
+            role=role,
+            session_name=session_name(self._options.hop_session_name),
+            duration=HOP_DURATION,
+            external_id=self._options.hop_external_id,
+        )
+        outcome, repeat = await self._try(call, self._own, self._own_principal)
+        if repeat:
+            outcome, _ = await self._try(call, self._own, self._own_principal)
+        if isinstance(outcome, IssueError):
+            if isinstance(outcome, StsOwnIdentity) and await self._replaced(self._own):
+                await self._keep_hop()
+                return
+            raise _as_ours(outcome, role)
+        self._hop_due = renew_at(outcome, phase=self._chance())
+        self._hop_keys = Keys(
+            access_key_id=outcome.access_key_id,
+            secret_access_key=outcome.secret_access_key,
+            session_token=outcome.session_token,
+        )
+        self._hop = outcome
+        self._tell(None)
+        log.info("separate role assumed", role_arn=role.arn, session_name=call.session_name, expires=outcome.expires)
+
+    async def _replaced(self, keys: Keys) -> bool:
+        """Whether the chain has other keys than these, which STS refused."""
+        self._distrust(keys)
+        await self._keep_own()
+        return self._own != keys
+
+    async def _keep_identity(self) -> None:
+        due = self._suspect or asyncio.get_running_loop().time() >= self._asked + IDENTITY_FRESH
+        if self._own is not None and due:
+            await self._identify(self._own)
+
+    async def _identify(self, keys: Keys) -> None:
+        """Ask STS who we are: the proof that our own keys are good."""
+        try:
+            identity = identity_in(await self._open_client.send(keys, "get_caller_identity", {}))
+        except Exception as error:  # noqa: BLE001  as above
+            failure = own_failure(error)
+        else:
+            if identity != self._identity:
+                log.info("own identity", arn=identity.arn)
+            self._identity, self._asked = identity, asyncio.get_running_loop().time()
+            self._suspect, self._proven = False, True
+            return
+        if isinstance(failure, StsOwnIdentity):
+            self._distrust(keys)
+        raise failure
 
 
-def _identity_in(answer: Any) -> Identity:
-    arn = str(answer["Arn"])
-    match = _ARN.fullmatch(arn)
-    if match is None:
-        raise StsUnreachable("STS does not say who the agent is", remedy="ask again", code="Unreadable")
-    return Identity(arn=arn, account=match[2], partition=match[1])
-
-
-def _read(answer: Any, call: AssumeRole, issued: float) -> Credentials:
-    """The session in an answer; anything missing or that clients could not read is no session at all."""
-    parts = answer["Credentials"]
-    expires = parts["Expiration"]
-    key, secret, token = (parts[name] for name in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
-    for text, limit in ((key, _KEY_LIMIT), (secret, _KEY_LIMIT), (token, _TOKEN_LIMIT)):
-        if not (isinstance(text, str) and len(text) <= limit and _PLAIN.fullmatch(text)):
-            raise StsUnreachable("STS gave an answer that cannot be read", remedy="ask again", code="Unreadable")
-    if not isinstance(expires, datetime) or expires.tzinfo is None:
-        raise StsUnreachable("STS gave an answer that cannot be read", remedy="ask again", code="Unreadable")
-    return Credentials(
-        access_key_id=key,
-        secret_access_key=Secret(secret),
-        session_token=Secret(token),
-        account=call.role.account,
-        issued=issued,
-        expires=expires.timestamp(),
+def _as_ours(failure: IssueError, role: RoleArn) -> IssueError:
+    """A refusal of the separate role: not the pod's, and not for ever, so no 403 for pods."""
+    if not isinstance(failure, StsDenied | StsInvalidRequest | StsRegionDisabled):
+        return failure
+    return StsOwnIdentity(
+        f"the separate role {role.arn} gives no session: {failure.message}", remedy=failure.remedy, code=failure.code
     )
