@@ -1,7 +1,7 @@
 """Trust policies as IAM reads them, as far as AssumeRole goes: for the demo's STS, never for the agent.
 
-Knows: principals by full ARN, actions, the external id's condition; an explicit Deny beats every Allow.
-Must not know: who asks over which wire. Total: a policy that cannot be read trusts nobody.
+Knows: principals, actions, the external id's condition; an explicit Deny beats every Allow.
+Must not know: who asks over which wire. Total and closed: what cannot be read allows nothing, and denies what it may.
 """
 
 import re
@@ -10,68 +10,96 @@ from typing import Any
 
 from metaproxy.roles import PARTITION
 
-_SESSION = re.compile(rf"arn:({PARTITION}):sts::([0-9]{{12}}):assumed-role/([^/]+)/[^/]+", re.ASCII)
-_ACCOUNT = re.compile(rf"arn:{PARTITION}:iam::([0-9]{{12}}):root", re.ASCII)
+_ROLE = re.compile(rf"arn:({PARTITION}):iam::([0-9]{{12}}):role/(?:.+/)?([^/]+)", re.ASCII)
+_ACCOUNT = re.compile(rf"(?:arn:{PARTITION}:iam::)?([0-9]{{12}})(?::root)?", re.ASCII)
+_OPERATORS = frozenset({"StringEquals", "StringLike"})
 
 
 def trusted(
-    policy: Any, *, principal: str, external_id: str | None = None, actions: Sequence[str] = ("sts:AssumeRole",)
+    policy: Any,
+    *,
+    principal: str,
+    session_name: str = "",
+    external_id: str | None = None,
+    actions: Sequence[str] = ("sts:AssumeRole",),
 ) -> bool:
-    """Whether a role with this trust policy may be assumed by the principal, a role's ARN or a session's.
+    """Whether a role with this trust policy may be assumed by a session of the role `principal` (a role ARN).
 
-    `actions` are all that the call needs: tags need `sts:TagSession` beside `sts:AssumeRole`.
+    `actions` are all that the call needs: tags need `sts:TagSession` beside `sts:AssumeRole`, a source identity
+    `sts:SetSourceIdentity`. Each needs an Allow and no Deny. What the principal's own policies say is not known here.
     """
+    who = frozenset({principal, *_session(principal, session_name)})
     statements = [item for item in _listed(_mapping(policy).get("Statement")) if isinstance(item, Mapping)]
-    return all(_decided(statements, principal, external_id, action) for action in actions)
+    return all(_decided(statements, who, external_id, action) for action in actions)
 
 
-def _decided(statements: Sequence[Mapping[str, Any]], principal: str, external_id: str | None, action: str) -> bool:
-    effects = {
-        statement.get("Effect")
-        for statement in statements
-        if _acts(statement, action) and _names(statement, principal) and _conditions_hold(statement, external_id)
-    }
-    return "Allow" in effects and "Deny" not in effects
+def _decided(
+    statements: Sequence[Mapping[str, Any]], who: frozenset[str], external_id: str | None, action: str
+) -> bool:
+    allowed = False
+    for statement in statements:
+        if not _acts(statement, action) or not _names(statement, who):
+            continue
+        holds = _conditions_hold(statement, external_id)
+        if statement.get("Effect") == "Allow":
+            allowed = allowed or holds is True
+        elif holds is not False:
+            return False  # a Deny, or an effect that is neither; also one under a condition that is not known here
+    return allowed
 
 
 def _acts(statement: Mapping[str, Any], action: str) -> bool:
-    return any(_like(str(pattern).lower(), action.lower()) for pattern in _listed(statement.get("Action")))
+    key = "Action" if "Action" in statement else "NotAction"
+    listed = any(_like(str(pattern).lower(), action.lower()) for pattern in _listed(statement.get(key)))
+    # Who allows all but something allows too much to be taken at its word here; who denies it is.
+    return listed if key == "Action" else not listed and statement.get("Effect") != "Allow"
 
 
-def _names(statement: Mapping[str, Any], principal: str) -> bool:
-    named = statement.get("Principal")
-    patterns = _listed(_mapping(named).get("AWS")) if isinstance(named, Mapping) else _listed(named)
-    return any(_is_principal(str(pattern), principal) for pattern in patterns)
+def _names(statement: Mapping[str, Any], who: frozenset[str]) -> bool:
+    key = "Principal" if "Principal" in statement else "NotPrincipal"
+    named = statement.get(key)
+    patterns = _listed(named.get("AWS")) if isinstance(named, Mapping) else _listed(named)
+    listed = any(_is_one_of(str(pattern), who) for pattern in patterns)
+    return listed if key == "Principal" else not listed and statement.get("Effect") != "Allow"
 
 
-def _is_principal(pattern: str, principal: str) -> bool:
-    """Whether a Principal entry is this principal: `*`, the account, or the full ARN; IAM has no wildcards within ARNs.
-
-    A session's ARN carries no path, so a role with a path is known by its role ARN alone.
-    """
-    if pattern in {"*", principal}:
-        return True
-    session = _SESSION.fullmatch(principal)
-    if session and pattern == f"arn:{session[1]}:iam::{session[2]}:role/{session[3]}":
+def _is_one_of(pattern: str, who: frozenset[str]) -> bool:
+    """Whether a Principal entry names one of these ARNs: `*`, their account, or the whole ARN; no wildcards within."""
+    if pattern == "*" or pattern in who:
         return True
     account = _ACCOUNT.fullmatch(pattern)
-    named = account[1] if account else pattern
-    return named.isdigit() and principal.split(":")[4:5] == [named]
+    return account is not None and any(arn.split(":")[4:5] == [account[1]] for arn in who)
 
 
-def _conditions_hold(statement: Mapping[str, Any], external_id: str | None) -> bool:
-    """Whether every condition holds. One that is not known here does not: a condition is never skipped."""
-    for operator, tests in _mapping(statement.get("Condition")).items():
-        for key, values in _mapping(tests).items():
-            if key.lower() != "sts:externalid" or operator not in {"StringEquals", "StringLike"}:
-                return False
-            match = _like if operator == "StringLike" else str.__eq__
-            if external_id is None or not any(match(str(value), external_id) for value in _listed(values)):
-                return False
-    return True
+def _session(role: str, session_name: str) -> tuple[str, ...]:
+    """The ARN of a role's session, by which a policy may name just that one; it lacks the role's path."""
+    match = _ROLE.fullmatch(role)
+    return (f"arn:{match[1]}:sts::{match[2]}:assumed-role/{match[3]}/{session_name}",) if match else ()
+
+
+def _conditions_hold(statement: Mapping[str, Any], external_id: str | None) -> bool | None:
+    """Whether every condition holds; None when one is not known here, so that nobody can tell."""
+    if "Condition" not in statement:
+        return True
+    conditions = statement["Condition"]
+    if not isinstance(conditions, Mapping):
+        return None
+    outcomes: set[bool | None] = {True}
+    for operator, tests in conditions.items():
+        if operator not in _OPERATORS or not isinstance(tests, Mapping):
+            outcomes.add(None)
+            continue
+        match = _like if operator == "StringLike" else str.__eq__
+        for key, values in tests.items():
+            if str(key).lower() != "sts:externalid":
+                outcomes.add(None)
+            else:
+                outcomes.add(external_id is not None and any(match(str(v), external_id) for v in _listed(values)))
+    return False if False in outcomes else None if None in outcomes else True
 
 
 def _like(pattern: str, text: str) -> bool:
+    """Whether the text matches a pattern in which `*` stands for any text and `?` for one character."""
     parts = (re.escape(part).replace(r"\?", ".") for part in pattern.split("*"))
     return re.fullmatch(".*".join(parts), text, re.DOTALL) is not None
 
