@@ -28,14 +28,14 @@ _SESSION_NAME_ILLEGAL = re.compile(r"[^A-Za-z0-9_+=,.@-]")
 _SESSION_NAME_HASH = 8
 
 _EXTERNAL_ID = re.compile(r"[A-Za-z0-9_+=,.@:/-]{2,1224}", re.ASCII)
-_SOURCE_IDENTITY = re.compile(r"(?!aws:)[A-Za-z0-9_+=,.@-]{2,64}", re.ASCII)
 
 TAG_KEY_LIMIT = 128
 TAG_VALUE_LIMIT = 256
 TAG_COUNT_LIMIT = 50
 # STS allows letters, spaces and digits of every script; `\w` without the underscore's exception is close enough to say
 # what is *not* allowed, and what is replaced is only the value of a tag that the operator asked for.
-_TAG_ILLEGAL = re.compile(r"[^\w\s.:/=+\-@]")
+# `\s` alone would let control characters through, which are no spaces to STS.
+_TAG_ILLEGAL = re.compile(r"[^\w\s.:/=+\-@]|[\x00-\x1f\x7f-\x9f]")
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
@@ -204,9 +204,8 @@ def external_id(text: str) -> str:
 
 
 def source_identity(text: str) -> str:
-    """A legal SourceIdentity: as a session name, and never in AWS's own name space."""
-    legal = session_name(text)
-    return legal if _SOURCE_IDENTITY.fullmatch(legal) else session_name(f"-{legal}")
+    """A legal SourceIdentity: as a session name; without colons there is no way into AWS's own name space, `aws:`."""
+    return session_name(text)
 
 
 def tag_value(text: str) -> str:
