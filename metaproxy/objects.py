@@ -61,7 +61,7 @@ def pod_from(obj: Any) -> Pod:
         version=version_of(metadata.get("resourceVersion")),
         addresses=tuple(addresses),
         host_network=spec.get("hostNetwork") is True,
-        finished=status.get("phase") in _FINISHED,
+        finished=_text(status.get("phase")) in _FINISHED,
         terminating=bool(metadata.get("deletionTimestamp")),
         annotations=_annotations(metadata, POD_ANNOTATIONS),
         service_account=_text(spec.get("serviceAccountName")) or "default",
@@ -109,9 +109,13 @@ def _workload(metadata: Mapping[str, Any], name: str) -> str:
 
 def _annotations(metadata: Mapping[str, Any], keys: frozenset[str]) -> Mapping[str, str]:
     annotations = _mapping(metadata.get("annotations"))
-    # A value that is no text (YAML files only: the API server refuses it) is kept as what it looks like, so that it is
-    # refused as malformed where it matters, and not taken for absent.
-    return {key: value if isinstance(value, str) else repr(value) for key, value in annotations.items() if key in keys}
+    # A value that is no text (the API server and our reading of YAML refuse it) is not taken for absent, but for a text
+    # that is malformed wherever it matters: what it looks like, `None` or `7`, could be a role's name.
+    return {
+        key: value if isinstance(value, str) else f"not a text: {type(value).__name__}"
+        for key, value in annotations.items()
+        if key in keys
+    }
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
