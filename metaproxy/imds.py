@@ -55,10 +55,13 @@ BASIC = frozenset(
 """The `basic` profile: what SDKs ask to find their region, and nothing that gives power (contract S10)."""
 
 _NEVER = re.compile(
-    r"(?:.*/)?(?:iam|identity-credentials|user-data|pkcs7|rsa2048|signature|public-keys|managed-ssh-keys|tags)(?:/.*)?",
+    r"(?:.*/)?(?:iam|identity-credentials|user-data|pkcs7|rsa2048|signature|public-keys|managed-ssh-keys|tags)\.*(?:/.*)?",
     re.IGNORECASE,
 )
-"""What is never forwarded, whatever the operator allows: in any letter case, below any prefix (peers: NMI#1021)."""
+"""What is never forwarded, whatever the operator allows.
+
+In any letter case, below any prefix (peers: NMI#1021), and with dots at the end that another server might drop (M16).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
