@@ -5,6 +5,7 @@ Must not know: what is being compared.
 """
 
 import asyncio
+import getpass
 import os
 import shutil
 import socket
@@ -167,19 +168,21 @@ def cpu(pid: int) -> float:
 
 @contextmanager
 def nginx(folder: Path, answers: Sequence[tuple[str, bytes, dict[str, str]]]) -> Iterator[tuple[str, int]]:
-    """One worker of nginx that answers these paths with these bytes and headers; yields its URL and the worker's pid."""
+    """One worker of nginx that serves these bytes and headers from files; yields its URL and the worker's pid."""
     port = free_port()
     locations = []
     for number, (path, body, headers) in enumerate(answers):
         added = "".join(f'add_header {name} "{value}" always; ' for name, value in headers.items())
-        text = body.decode().replace("\\", "\\\\").replace('"', '\\"').replace("$", "${d}")
-        locations.append(f'location = {path} {{ default_type text/plain; {added}return 200 "{text}"; }}')
-        (folder / f"body{number}").write_bytes(body)
+        file = folder / f"body{number}"
+        file.write_bytes(body)
+        # Files answer neither PUT nor a path that ends in a slash.
+        what = f'return 200 "{body.decode()}";' if path.endswith(("token", "/")) else f"alias {file}; etag off;"
+        locations.append(f"location = {path} {{ default_type text/plain; {added}{what} }}")
     config = folder / "nginx.conf"
     config.write_text(
-        f"worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
+        f"user {getpass.getuser()}; worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
         "events { worker_connections 4096; }\n"
-        f"http {{ access_log off; keepalive_requests 100000000; server_tokens off; geo $d {{ default '$'; }}\n"
+        f"http {{ access_log off; keepalive_requests 100000000; server_tokens off; open_file_cache max=10;\n"
         f"client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;\n"
         f"uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n"
         f"server {{ listen 127.0.0.1:{port} backlog=4096;\n" + "\n".join(locations) + "\n} }\n"

@@ -8,11 +8,13 @@ credentials answer is 200 (contract §9.1; some clients end their process on a r
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 import structlog
+from prometheus_client import Counter, Histogram
 
 from metaproxy import imds, tokens
 from metaproxy.caller import Pod
@@ -125,8 +127,9 @@ class Server:
         self._profile = profile
         self._hold = hold
         self._clock = clock
-        self._requests: dict[tuple[str, str, int, str], Any] = {}
-        self._durations: dict[str, Any] = {}
+        self._series: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
+        # Asked once: making a record only to drop it would cost each cached answer more than its credentials do.
+        self._chatty = structlog.get_logger().is_enabled_for(logging.DEBUG)
         self._v1, self._v2 = (metrics.counter("imds_version_total", version=version) for version in ("v1", "v2"))
 
     async def answer(self, request: Request) -> Answer:
@@ -247,14 +250,19 @@ class Server:
     ) -> None:
         method = request.method if request.method in {"GET", "HEAD", "PUT"} else "other"
         key = (label, method, answer.status, reason)
-        counter = self._requests.get(key)
-        if counter is None:
-            counter = self._requests[key] = self._metrics.counter(
+        known = self._series.get(key)
+        if known is None:
+            counter = self._metrics.counter(
                 "http_requests_total", route=label, method=method, code=str(answer.status), reason=reason
             )
-            self._durations.setdefault(label, self._metrics.histogram("http_request_duration_seconds", route=label))
-        counter.inc()
-        self._durations[label].observe(seconds)
+            known = self._series[key] = (
+                counter,
+                self._metrics.histogram("http_request_duration_seconds", route=label),
+            )
+        known[0].inc()
+        known[1].observe(seconds)
+        if answer.status == OK and not self._chatty:
+            return
         (log.debug if answer.status == OK else log.info)(
             "request",
             route=label,
