@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PURE := caller credentials errors imds policy roles tokens entitlements
+PURE := budget caller credentials entitlements errors eventobjects imds objects policy roles tokens trust watchlines
 comma := ,
 empty :=
 space := $(empty) $(empty)
@@ -32,7 +32,7 @@ test: $(STAMP) ## the fast tests: run anywhere, with the coverage gates
 	$(BIN)/python -m coverage report --fail-under=95
 	$(BIN)/python -m coverage report --fail-under=100 --include=$(subst $(space),$(comma),$(PURE:%=metaproxy/%.py))
 
-test-all: $(STAMP) ## test, and the suites that need root, Go or minutes
+test-all: $(STAMP) ## the suites that need root, Go or minutes; says loudly what could not run
 	$(BIN)/python -m scripts.test_all
 
 lint: $(STAMP) ## style, types, layers, generated documents

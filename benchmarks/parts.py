@@ -180,7 +180,8 @@ def nginx(folder: Path, answers: Sequence[tuple[str, bytes, dict[str, str]]]) ->
         locations.append(f"location = {path} {{ default_type text/plain; {added}{what} }}")
     config = folder / "nginx.conf"
     config.write_text(
-        f"user {getpass.getuser()}; worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
+        f"user {getpass.getuser()}; worker_processes 1; daemon off;\n"
+        f"pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
         "events { worker_connections 4096; }\n"
         f"http {{ access_log off; keepalive_requests 100000000; server_tokens off; open_file_cache max=10;\n"
         f"client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;\n"

@@ -125,6 +125,15 @@ def _merged_pod(before: Pod | None, after: Pod) -> Pod:
     return after
 
 
+def _beats(one: Pod, other: Pod) -> bool:
+    """Whether one pod's claim to an address is as good as the other's in everything, and better in something."""
+    return (
+        one.terminating <= other.terminating
+        and one.remembered <= other.remembered
+        and (one.terminating, one.remembered) != (other.terminating, other.remembered)
+    )
+
+
 def _merged_namespace(_before: Namespace | None, after: Namespace) -> Namespace:
     return after
 
@@ -159,16 +168,16 @@ class Directory:
     def owners(self, address: str) -> list[Pod]:
         """The live pods with the best claim to an address: one is the owner, none or several are nobody.
 
-        A claim in the pod's present status beats a remembered one, a running pod beats one that is being deleted.
+        A claim in the pod's present status beats a remembered one, a running pod beats one that is being deleted. A
+        running pod's remembered claim and a present one of a pod that is being deleted are equals: either may have got
+        the address after the other.
         """
         claims = self._claims.get(address)
         if not claims:
             return []
         if len(claims) == 1:
             return list(claims.values())
-        ranked = [(pod.terminating, pod.remembered, pod) for pod in claims.values()]
-        best = min(rank[:2] for rank in ranked)
-        return [pod for *rank, pod in ranked if tuple(rank) == best]
+        return [pod for pod in claims.values() if not any(_beats(other, pod) for other in claims.values())]
 
     def namespace(self, name: str) -> Namespace | None:
         """The namespace of that name; when one was deleted and made anew and both are known, the newer."""

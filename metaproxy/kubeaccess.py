@@ -7,7 +7,6 @@ From the library come the configuration and the two loaders that fill it. They b
 """
 
 import asyncio
-import gc
 import hashlib
 import importlib.util
 import os
@@ -15,7 +14,7 @@ import ssl
 import sys
 import urllib.request
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -154,11 +153,25 @@ async def _in_thread(work: Coroutine[Any, Any, ResultT]) -> ResultT:
 
 
 async def _bounded(work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    with suppress(TimeoutError):
+    """Await the library's work for a bounded time, and end the plugin that it then lets go of.
+
+    The library keeps no hold of a plugin's process, so this loop, which is nobody else's, remembers what it starts.
+    """
+    loop: Any = asyncio.get_running_loop()
+    start, started = loop.subprocess_exec, []
+
+    async def remembered(*args: Any, **kwargs: Any) -> Any:
+        transport, protocol = await start(*args, **kwargs)
+        started.append(transport)
+        return transport, protocol
+
+    loop.subprocess_exec = remembered
+    try:
         return await asyncio.wait_for(work, LOADING)
-    # The library lets go of a plugin that it stops waiting for; only the collector ends its process.
-    gc.collect()
-    raise TimeoutError
+    finally:
+        for transport in started:
+            transport.close()
+            await transport._wait()  # noqa: SLF001  what Process.wait() awaits; the process itself is the library's
 
 
 def _plugin_without_expiry(loader: Any) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -131,7 +132,8 @@ class Upstream:
     def status(self) -> str:
         """One line for a person."""
         tokens = "with tokens" if self._token else "without tokens"
-        return f"{self._url}: {self._trouble}" if self._trouble else f"{self._url} answers ({tokens})"
+        where = urlsplit(self._url).netloc.rpartition("@")[2]  # a URL may carry a password
+        return f"{where}: {self._trouble}" if self._trouble else f"{where} answers ({tokens})"
 
     async def run(self) -> None:
         """Eternal: keep `paths` fresh, so that no pod waits for them."""

@@ -33,6 +33,12 @@ from metaproxy.roles import (
 PATTERN_LIMIT = 4096
 """Characters that a pattern of a namespace may have: what a person can still read."""
 
+LIST_LIMIT = 32_768
+"""Characters that a namespace's list of patterns may have."""
+
+LIST_COUNT_LIMIT = 512
+"""Patterns that a namespace's list may have: more would hold up everybody's requests while they are compiled."""
+
 _RE2 = re2.Options()
 _RE2.max_mem = 1 << 20  # a pattern that needs more is refused, not served
 _RE2.log_errors = False
@@ -70,7 +76,10 @@ def _glob(pattern: str) -> "re2._Regexp[str]":
         raise PatternError(f"a pattern has at most {PATTERN_LIMIT} characters")
     if _EXPLICIT.fullmatch(pattern) is None:
         raise PatternError("a pattern for ARNs names its partition and account: arn:aws:iam::ACCOUNT:role/…")
-    return re2.compile("[^/]*".join(re2.escape(part) for part in pattern.split("*")), _RE2)
+    try:
+        return re2.compile("[^/]*".join(re2.escape(part) for part in pattern.split("*")), _RE2)
+    except (re2.error, ValueError) as error:  # a lone surrogate, which JSON can spell; too many stars
+        raise PatternError("the pattern cannot be compiled") from error
 
 
 def allow_pattern(text: str) -> str:
@@ -244,15 +253,15 @@ def _permitted_by_list(role: RoleArn, namespace: Namespace, base: BaseArn | None
         return False
     try:
         patterns = _patterns(text)
-        arns = [pattern for pattern in patterns if pattern.startswith("arn:")]
         names = [pattern.removeprefix("/") for pattern in patterns if not pattern.startswith("arn:")]
-        met = any(_glob(pattern).fullmatch(role.arn) for pattern in arns)
-        if not met and names:
-            if base is None:
-                raise _no_base(f"namespace annotation {ALLOWED_ROLES}")
-            met = any(_glob(f"{base.arn}{name}").fullmatch(role.arn) for name in names)
+        # All of them before any is asked: whether a list can be used does not depend on its order or on the role.
+        globs = [_glob(pattern) for pattern in patterns if pattern.startswith("arn:")]
+        globs += [_glob(f"{base.arn}{name}") for name in names] if base else []
     except PatternError as error:
         raise _malformed(namespace, ALLOWED_ROLES, error) from error
+    met = any(glob.fullmatch(role.arn) for glob in globs)
+    if not met and names and base is None:
+        raise _no_base(f"namespace annotation {ALLOWED_ROLES}")
     if not met:
         raise _not_permitted(role, namespace, ALLOWED_ROLES, "a name or pattern for it (* does not cross a slash)")
     return True
@@ -260,12 +269,16 @@ def _permitted_by_list(role: RoleArn, namespace: Namespace, base: BaseArn | None
 
 @lru_cache(maxsize=1024)
 def _patterns(text: str) -> tuple[str, ...]:
+    if len(text) > LIST_LIMIT:
+        raise PatternError(f"a list has at most {LIST_LIMIT} characters")
     try:
         patterns = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PatternError("it is not JSON") from error
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
         raise PatternError("it is not a list of texts")
+    if len(patterns) > LIST_COUNT_LIMIT:
+        raise PatternError(f"a list has at most {LIST_COUNT_LIMIT} patterns")
     return tuple(patterns)
 
 

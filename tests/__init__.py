@@ -1,1 +1,1 @@
-
+"""The specification of metaproxy."""

@@ -80,7 +80,7 @@ async def test_an_item_is_asked_for_once_with_a_token_of_our_own(upstream: Upstr
     assert fake.seen[0].headers["X-aws-ec2-metadata-token-ttl-seconds"] == "21600"
     known = {"Host", "Accept", "Accept-Encoding", "User-Agent", "X-aws-ec2-metadata-token"}
     assert {name for request in fake.seen if request.method == "GET" for name in request.headers} == known
-    assert upstream.status() == f"{fake.url} answers (with tokens)"
+    assert upstream.status() == f"{fake.url.removeprefix('http://')} answers (with tokens)"
 
 
 async def test_many_who_ask_at_once_are_one_request(upstream: Upstream, fake: FakeUpstream) -> None:
@@ -321,3 +321,12 @@ async def test_the_instance_profile(upstream: Upstream, fake: FakeUpstream, time
     del fake.items["meta-data/iam/info"]
     timer.now += FRESH + 1
     assert await upstream.instance_profile_arn() is None
+
+
+async def test_a_password_in_the_url_is_not_shown() -> None:
+    """What the operator sees of the service names its host, not the password by which it is asked."""
+    async with Upstream("http://user:hunter2@127.0.0.1:9", metrics=Metrics()) as upstream:
+        shown = upstream.status()
+
+    assert "127.0.0.1:9" in shown
+    assert "hunter2" not in shown

@@ -1,1 +1,1 @@
-
+"""Real SDKs against a real listener."""

@@ -43,15 +43,15 @@ async def test_sdk(script: str, tokens: str, tmp_path: Path, monkeypatch: pytest
         sts.add_role(f"arn:aws:iam::{ACCOUNT}:role/team/shop-web", TRUST)
         for name, value in (await sts.node_credentials(NODES)).items():
             monkeypatch.setenv(name, value)
-        async with running(
+        flags = (
             f"--source.manifests={manifests}",
             f"--sts.endpoint-url={sts.url}",
             "--sts.region=us-east-1",
             "--upstream.profile=none",
             f"--tokens.mode={tokens}",
-        ) as agent:
-            async with wire(url(agent), "127.0.0.2") as endpoint:
-                out = await _run(script, sts.url, endpoint)
+        )
+        async with running(*flags) as agent, wire(url(agent), "127.0.0.2") as endpoint:
+            out = await _run(script, sts.url, endpoint)
 
     assert out == f"arn:aws:sts::{ACCOUNT}:assumed-role/shop-web/shop.web"
 

@@ -1,1 +1,1 @@
-
+"""Small servers that stand where the network begins."""

@@ -92,7 +92,8 @@ def pod_yaml(namespace: str, name: str, address: str, **annotations: str) -> str
 
 def namespace_yaml(name: str, permitted: str = ".*") -> str:
     """A namespace that permits what the expression matches."""
-    return f"kind: Namespace\nmetadata: {{name: {name}, annotations: {{iam.amazonaws.com/permitted: '{permitted}'}}}}\n---\n"
+    marks = f"{{iam.amazonaws.com/permitted: '{permitted}'}}"
+    return f"kind: Namespace\nmetadata: {{name: {name}, annotations: {marks}}}\n---\n"
 
 
 async def write(path: Path, *documents: str) -> None:

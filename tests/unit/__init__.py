@@ -1,1 +1,1 @@
-
+"""Pure functions, in milliseconds."""
