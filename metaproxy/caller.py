@@ -10,7 +10,7 @@ to know of.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -80,16 +80,19 @@ class Change(Generic[ItemT]):
 class _Store(Generic[ItemT]):
     """Objects by uid that never go back in time."""
 
-    def __init__(self, merge: Callable[[ItemT | None, ItemT], ItemT]) -> None:
-        self._merge: Callable[[ItemT | None, ItemT], ItemT] = merge
+    def __init__(self, merge: Callable[[ItemT | None, ItemT, bool], ItemT]) -> None:
+        self._merge: Callable[[ItemT | None, ItemT, bool], ItemT] = merge
         self.items: dict[str, ItemT] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
+        self._listed = 0
 
-    def put(self, item: ItemT) -> list[Change[ItemT]]:
+    def put(self, item: ItemT, *, listed: bool = False) -> list[Change[ItemT]]:
         before = self.items.get(item.uid)
-        if item.uid in self._gone or (before is not None and 0 < item.version < before.version):
+        # Unknown, but older than a list that did not have it: it came and went before that list, and is gone.
+        newest = self._listed + 1 if before is None else before.version
+        if item.uid in self._gone or 0 < item.version < newest:
             return []
-        after = self._merge(before, item)
+        after = self._merge(before, item, listed)
         if after == before:
             return []
         self.items[item.uid] = after
@@ -109,32 +112,26 @@ class _Store(Generic[ItemT]):
         uids = {item.uid for item in listed}
         missing = [item.uid for item in self.items.values() if item.uid not in uids and item.version <= version]
         changes = [change for uid in missing for change in self.delete(uid, version)]
-        return changes + [change for item in listed for change in self.put(item)]
+        changes += [change for item in listed for change in self.put(item, listed=True)]
+        self._listed = max(self._listed, version)
+        return changes
 
 
-def _merged_pod(before: Pod | None, after: Pod) -> Pod:
+def _merged_pod(before: Pod | None, after: Pod, listed: bool) -> Pod:
     """What is kept of a pod when a new version of it is seen."""
     if before is None or not after.version:
         return after
     if before.finished and not after.finished:
         # A finished pod never runs again, whatever a later status says (kubernetes#125370).
         after = replace(after, finished=True)
-    if not after.addresses and before.addresses and not after.finished:
-        # A status may be blank for a moment; the pod still answers at its address until somebody else claims it.
+    if not after.addresses and before.addresses and not after.finished and not listed:
+        # A status may be blank for a moment; the pod still answers at its address until somebody else claims it. Not so
+        # in a list: what came before it was perhaps not seen, and so neither who claimed the address meanwhile.
         after = replace(after, addresses=before.addresses, remembered=True)
     return after
 
 
-def _beats(one: Pod, other: Pod) -> bool:
-    """Whether one pod's claim to an address is as good as the other's in everything, and better in something."""
-    return (
-        one.terminating <= other.terminating
-        and one.remembered <= other.remembered
-        and (one.terminating, one.remembered) != (other.terminating, other.remembered)
-    )
-
-
-def _merged_namespace(_before: Namespace | None, after: Namespace) -> Namespace:
+def _merged_namespace(_before: Namespace | None, after: Namespace, _listed: bool) -> Namespace:
     return after
 
 
@@ -168,16 +165,13 @@ class Directory:
     def owners(self, address: str) -> list[Pod]:
         """The live pods with the best claim to an address: one is the owner, none or several are nobody.
 
-        A claim in the pod's present status beats a remembered one, a running pod beats one that is being deleted. A
-        running pod's remembered claim and a present one of a pod that is being deleted are equals: either may have got
-        the address after the other.
+        A running pod's claim beats that of one that is being deleted. A remembered claim is never among several: it
+        ends as soon as another pod's present status has the address.
         """
         claims = self._claims.get(address)
         if not claims:
             return []
-        if len(claims) == 1:
-            return list(claims.values())
-        return [pod for pod in claims.values() if not any(_beats(other, pod) for other in claims.values())]
+        return [pod for pod in claims.values() if not pod.terminating] or list(claims.values())
 
     def namespace(self, name: str) -> Namespace | None:
         """The namespace of that name; when one was deleted and made anew and both are known, the newer."""
@@ -210,16 +204,35 @@ class Directory:
 
     def _indexed_pods(self, changes: list[Change[Pod]]) -> list[Change[Pod]]:
         for change in changes:
-            if (before := change.before) is not None and before.live:
-                for address in set(before.addresses):
-                    claims = self._claims[address]
-                    del claims[before.uid]
-                    if not claims:
-                        del self._claims[address]
-            if (after := change.after) is not None and after.live:
-                for address in set(after.addresses):
-                    self._claims.setdefault(address, {})[after.uid] = after
-        return changes
+            self._index(change)
+        return changes + [more for change in changes if change.after for more in self._superseded(change.after)]
+
+    def _index(self, change: Change[Pod]) -> None:
+        if (before := change.before) is not None and before.live:
+            for address in set(before.addresses):
+                claims = self._claims[address]
+                del claims[before.uid]
+                if not claims:
+                    del self._claims[address]
+        if (after := change.after) is not None and after.live:
+            for address in set(after.addresses):
+                self._claims.setdefault(address, {})[after.uid] = after
+
+    def _superseded(self, pod: Pod) -> Iterator[Change[Pod]]:
+        """End the remembered claims, the pod's own or others', to those of its addresses that a present status has.
+
+        For good: when the newer claim goes, nobody knows that the address went back.
+        """
+        for address in pod.addresses:
+            claims = list(self._claims.get(address, {}).values())
+            for claim in claims if len(claims) > 1 else ():
+                if claim.remembered:
+                    left = tuple(each for each in claim.addresses if each != address)
+                    after = replace(claim, addresses=left, remembered=bool(left))
+                    self._pods.items[claim.uid] = after
+                    change = Change(before=claim, after=after)
+                    self._index(change)
+                    yield change
 
     def _indexed_namespaces(self, changes: list[Change[Namespace]]) -> list[Change[Namespace]]:
         for change in changes:
