@@ -89,7 +89,7 @@ class _Store(Generic[ItemT]):
     def put(self, item: ItemT, *, listed: bool = False) -> list[Change[ItemT]]:
         before = self.items.get(item.uid)
         # Unknown, but older than a list that did not have it: it came and went before that list, and is gone.
-        newest = self._listed + 1 if before is None else before.version
+        newest = self._listed if before is None else before.version
         if item.uid in self._gone or 0 < item.version < newest:
             return []
         after = self._merge(before, item, listed)

@@ -68,7 +68,7 @@ class Model:
     def put(self, new: Pod, *, listed: bool) -> None:
         """Newer replaces older; a list overlooks nobody; finished stays so; blank keeps the address, unless listed."""
         old = self.pods.get(new.uid)
-        if new.uid in self.deleted or (new.version < old.version if old else new.version <= self.listed):
+        if new.uid in self.deleted or (new.version < old.version if old else new.version < self.listed):
             return
         if old and old.finished:
             new = replace(new, finished=True)
