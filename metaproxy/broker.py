@@ -22,6 +22,7 @@ import structlog
 
 from metaproxy.budget import TokenBucket
 from metaproxy.credentials import LAST_SERVED, Credentials, FailureClass, pause, renew_at, usable
+from metaproxy.eager import in_task
 from metaproxy.errors import (
     IssueError,
     StsDenied,
@@ -175,6 +176,7 @@ class Broker:
             return held
         entry.waiters += 1
         try:
+            await in_task()
             held = await self._wait(entry, deadline)
         except IssueError:
             self._count("failed")

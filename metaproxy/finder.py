@@ -16,6 +16,7 @@ from cachetools import TTLCache
 
 from metaproxy.budget import TokenBucket
 from metaproxy.caller import Change, Directory, Namespace, Pod
+from metaproxy.eager import in_task
 from metaproxy.errors import CallerAmbiguous, CallerUnknown
 from metaproxy.telemetry import Metrics
 
@@ -91,6 +92,7 @@ class Finder:
         """
         if (pod := self.owner(address)) is not None:
             return pod
+        await in_task()
         begun = asyncio.get_running_loop().time()
         found = await self._waited(address, begun, deadline)
         self._metrics.histogram("caller_wait_seconds", outcome="found" if found else "unknown").observe(

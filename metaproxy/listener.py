@@ -1,23 +1,25 @@
-"""The sockets that pods reach: HTTP in, our own request values through the walk, HTTP out.
+"""The sockets that pods reach: connections, their time-outs and caps, and the walk that each request is led through.
 
-Knows: aiohttp's low-level server, time-outs and caps of connections.
-Must not know: what is asked or answered.
+Knows: sockets and the event loop.
+Must not know: how HTTP is written, what is asked or answered.
 
-The low-level server has no router: there is no second reader of paths to disagree with ours.
+There is no router and no framework: no second reader of paths that could disagree with ours, and a request that finds
+its credentials ready costs no task.
 """
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from collections.abc import Callable, Coroutine
+from email.utils import formatdate
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import structlog
-from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
-from metaproxy import imds
+from metaproxy import eager, httpwire, imds
 from metaproxy.errors import Reason
+from metaproxy.httpwire import Asked, Reader, UnreadableError
 from metaproxy.imds import Answer, Request
 from metaproxy.objects import canonical_address
 from metaproxy.telemetry import Metrics
@@ -31,79 +33,184 @@ KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept: as long as EC2's clients reuse one."""
 
 LINGER = 1.0
-"""Seconds in which a body that nobody reads may still end, so that the connection can be kept."""
-
-LINE_LIMIT = 8190
-"""Bytes of a request line or header; full ARNs with long paths stay far below."""
+"""Seconds for the other side to end what it is sending: closing before would reset the answer away."""
 
 DRAIN = 5.0
 """Seconds for requests that are held to end when the listener closes; more than any may be held."""
 
-_TTL_IN = "X-aws-ec2-metadata-token-ttl-seconds"
-_TOKEN = "X-aws-ec2-metadata-token"  # noqa: S105  a header's name
-_TTL_OUT = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds"
+BACKLOG = 4096
+"""Connections that the kernel keeps for us while the loop is busy."""
 
 _peer_address = lru_cache(maxsize=4096)(canonical_address)
 
+Walk = Callable[[Request], Coroutine[Any, Any, Answer]]
 
-class _Connection(RequestHandler):
-    """One connection: counted by its address, closed when it does not begin to speak, told plainly when it mumbles."""
 
-    __slots__ = ("_counted", "_first", "_listener")
+class _Connection(asyncio.Protocol):
+    """One connection: answers what it is asked, in order; ended when it is silent, slow, or cannot be understood.
 
-    def __init__(self, listener: "Listener", *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    `_since` is when it was made or last answered, on the loop's clock. `_closing`: nothing more is read from it; a
+    request that is held is answered yet.
+    """
+
+    __slots__ = ("_closing", "_listener", "_paused", "_peer", "_reader", "_since", "_spoke", "_task", "_timer", "_transport")
+
+    _reader: Reader
+    _transport: asyncio.Transport
+    _timer: asyncio.TimerHandle
+
+    def __init__(self, listener: "Listener") -> None:
         self._listener = listener
-        self._counted: str | None = None
-        self._first: asyncio.TimerHandle | None = None
+        self._peer: str | None = None
+        self._task: asyncio.Task[Answer] | None = None
+        self._since = listener.loop.time()
+        self._spoke = self._paused = self._closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        peer = _peer_of(transport)
-        if not self._listener.opened(peer):
-            # A TCP connection; uvloop's are no subclass, so the type can only be told.
-            cast(asyncio.Transport, transport).abort()
+        # A TCP connection; uvloop's are no subclass, so the type can only be told.
+        self._transport = cast(asyncio.Transport, transport)
+        listener, peer = self._listener, peer_of(transport)
+        if not listener.opened(self, peer):
+            self._closing = True
+            self._transport.abort()
             return
-        self._counted = peer
-        self._first = self._listener.loop.call_later(self._listener.first_request, self.force_close)
+        self._peer = peer
+        self._reader = Reader(peer)
+        self._timer = listener.loop.call_later(min(listener.first_request, listener.keep_alive), self._look)
 
-    def spoke(self) -> None:
-        """A first request came in time."""
-        if self._first is not None:
-            self._first.cancel()
-            self._first = None
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
+        self._closing = True
+        if self._peer is None:
+            return
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self._listener.closed(self, self._peer)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.spoke()
-        if self._counted is not None:
-            self._listener.closed(self._counted)
-            self._counted = None
-        super().connection_lost(exc)
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        reader = self._reader
+        owing = not reader.whole
+        try:
+            reader.feed(data)
+        except UnreadableError as error:
+            # Strange bytes from a pod are nothing to alarm the operator with.
+            log.debug("unreadable request", error=str(error))
+            # A body that breaks belongs to a request that has its answer, so there is nothing more to say.
+            self._mumbled(owing=owing or bool(reader.asked) and not reader.whole)
+        else:
+            self._go_on()
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,  # noqa: ARG002  aiohttp's signature
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002
-    ) -> web.StreamResponse:
-        """What aiohttp itself cannot read is answered in our words, and the connection closed.
+    def pause_writing(self) -> None:
+        self._paused = True
 
-        Strange bytes from a pod are nothing to alarm the operator with, so they are told at debug.
-        """
-        log.debug("unreadable request", status=status, error=repr(exc))
-        body = imds.error_document(Reason.BAD_REQUEST.value, ["this is no request that can be read", "speak HTTP/1.1"])
-        response = _response(Answer(status=status, body=body, content_type=imds.JSON))
-        response.force_close()
-        return response
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._go_on()
+
+    def drain(self) -> None:
+        """Take no more; a request that is held is answered first."""
+        if self._task is None:
+            self._transport.close()
+        self._closing = True
+
+    def abort(self) -> None:
+        """Cut it."""
+        self._transport.abort()
+
+    def _go_on(self) -> None:
+        """Answer what was asked, as far as that can be done now."""
+        listener, asked = self._listener, self._reader.asked
+        while asked and self._task is None and not self._paused and not self._closing:
+            self._spoke = True
+            one = asked.pop(0)
+            try:
+                outcome = eager.start(listener.walk(one.request), listener.loop)
+            except Exception:  # the walk answers whatever happens: this is for what it cannot see
+                self._broke(one)
+                return
+            if isinstance(outcome, asyncio.Task):
+                self._task = outcome
+                outcome.add_done_callback(partial(self._waited, one))
+            else:
+                self._say(one, outcome)
+
+    def _waited(self, one: Asked, task: "asyncio.Task[Answer]") -> None:
+        self._task = None
+        if task.cancelled() or self._transport.is_closing():
+            return
+        try:
+            answer = task.result()
+        except Exception:  # as above
+            self._broke(one)
+            return
+        self._say(one._replace(keep=False) if self._closing else one, answer)
+        self._go_on()
+
+    def _say(self, one: Asked, answer: Answer) -> None:
+        listener = self._listener
+        self._transport.write(httpwire.rendered(answer, one, _now()))
+        self._since = listener.loop.time()
+        if not one.keep:
+            self._end()
+        elif not self._reader.whole:
+            self._timer.cancel()
+            self._timer = listener.loop.call_later(LINGER, self._look)
+
+    def _broke(self, one: Asked) -> None:
+        log.exception("answering broke", peer=self._peer)
+        body = imds.error_document(Reason.INTERNAL.value, ["the agent made a mistake", "tell the operator"])
+        self._say(one._replace(keep=False), Answer(status=500, body=body, content_type=imds.JSON))
+
+    def _mumbled(self, *, owing: bool) -> None:
+        """Answer what was asked before, say that the rest cannot be read, if that is no part of it, and end."""
+        self._go_on()
+        if self._closing:
+            return
+        if self._task is not None:
+            self._closing = True  # the end follows its answer
+            return
+        if not owing and not self._reader.asked:
+            self._transport.write(httpwire.unreadable(_now()))
+        self._reader.whole = False
+        self._end()
+
+    def _end(self) -> None:
+        """Close, but not so that what was said is lost: a reset, because something is unread, would take it back."""
+        self._closing = True
+        if self._reader.whole and not self._reader.asked:
+            self._transport.close()
+            return
+        self._transport.write_eof()
+        self._timer.cancel()
+        self._timer = self._listener.loop.call_later(LINGER, self._transport.abort)
+
+    def _look(self) -> None:
+        """Cut the connection when it was silent too long; one timer for its life, so that requests arm none."""
+        listener = self._listener
+        now = listener.loop.time()
+        if not self._spoke:
+            due = self._since + listener.first_request
+        elif self._task is not None:
+            due = now + listener.keep_alive
+        else:
+            due = self._since + (listener.keep_alive if self._reader.whole else LINGER)
+        if due <= now:
+            self._transport.abort()
+        else:
+            self._timer = listener.loop.call_at(due, self._look)
 
 
 class Listener:
-    """Listens on several addresses and walks each request through `answer`; times are in seconds."""
+    """Listens on several addresses and leads each request through `walk`; times are in seconds.
+
+    `walk` awaits `eager.in_task` before it waits for anything.
+    """
 
     def __init__(
         self,
-        answer: Callable[[Request], Awaitable[Answer]],
+        walk: Walk,
         metrics: Metrics,
         *,
         connections_per_address: int,
@@ -111,34 +218,25 @@ class Listener:
         keep_alive: float = KEEP_ALIVE,
         drain: float = DRAIN,
     ) -> None:
-        self._answer = answer
-        self._cap = connections_per_address
+        self.walk = walk
         self.first_request = first_request
-        self._keep_alive = keep_alive
+        self.keep_alive = keep_alive
         self._drain = drain
-        self._open: Counter[str] = Counter()
-        self._connections = metrics.gauge("http_connections")
+        self._cap = connections_per_address
+        self._by_address: Counter[str] = Counter()
+        self._connections: set[_Connection] = set()
+        self._nobody = asyncio.Event()
+        self._open = metrics.gauge("http_connections")
         self._refused = metrics.counter("http_connections_refused_total")
         self._servers: list[asyncio.Server] = []
-        self._web: web.Server | None = None
         self.loop: asyncio.AbstractEventLoop
         self.addresses: list[tuple[str, int]] = []
 
     async def open(self, addresses: list[tuple[str, int]]) -> None:
         """Listen; OSError when an address cannot be had."""
         self.loop = asyncio.get_running_loop()
-        self._web = web.Server(
-            self._handle,
-            keepalive_timeout=self._keep_alive,
-            lingering_time=LINGER,
-            max_line_size=LINE_LIMIT,
-            max_field_size=LINE_LIMIT,
-            max_headers=64,
-            access_log=None,
-            handler_cancellation=True,
-        )
         for host, port in addresses:
-            server = await self.loop.create_server(self._connect, host, port, backlog=4096, reuse_address=True)
+            server = await self.loop.create_server(self._connect, host, port, backlog=BACKLOG, reuse_address=True)
             self._servers.append(server)
             self.addresses.extend(socket.getsockname()[:2] for socket in server.sockets)
 
@@ -146,59 +244,56 @@ class Listener:
         """Stop accepting, let held requests end, close."""
         for server in self._servers:
             server.close()
-        if self._web is not None:
-            self._web.pre_shutdown()
-            await self._web.shutdown(self._drain)
+        for connection in list(self._connections):
+            connection.drain()
+        try:
+            async with asyncio.timeout(self._drain):
+                await self._gone()
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.abort()
+            await self._gone()
 
-    def opened(self, peer: str) -> bool:
+    async def _gone(self) -> None:
+        while self._connections:
+            self._nobody.clear()
+            await self._nobody.wait()
+
+    def opened(self, connection: _Connection, peer: str) -> bool:
         """A connection was made; False when its address has too many."""
-        if self._open[peer] >= self._cap:
+        if self._by_address[peer] >= self._cap:
             self._refused.inc()
             log.warning("too many connections", peer=peer, reason=Reason.TOO_MANY_CONNECTIONS)
             return False
-        self._open[peer] += 1
-        self._connections.inc()
+        self._by_address[peer] += 1
+        self._connections.add(connection)
+        self._open.inc()
         return True
 
-    def closed(self, peer: str) -> None:
+    def closed(self, connection: _Connection, peer: str) -> None:
         """A counted connection ended."""
-        self._connections.dec()
-        self._open[peer] -= 1
-        if not self._open[peer]:
-            del self._open[peer]
+        self._open.dec()
+        self._connections.discard(connection)
+        self._by_address[peer] -= 1
+        if not self._by_address[peer]:
+            del self._by_address[peer]
+        if not self._connections:
+            self._nobody.set()
 
     def _connect(self) -> _Connection:
-        assert self._web is not None  # noqa: S101  open() made it
-        return _Connection(self, self._web, loop=self.loop, **self._web._kwargs)  # noqa: SLF001  as its own __call__ does
-
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        protocol = request.protocol
-        assert isinstance(protocol, _Connection)  # noqa: S101  _connect() makes no other
-        protocol.spoke()
-        headers = request.headers
-        answer = await self._answer(
-            Request(
-                method=request.method,
-                target=request.raw_path,
-                peer=_peer_of(request.transport),
-                token=headers.get(_TOKEN),
-                ttl=headers.get(_TTL_IN),
-                forwarded="X-Forwarded-For" in headers,
-            )
-        )
-        return _response(answer)
+        return _Connection(self)
 
 
-def _peer_of(transport: asyncio.BaseTransport | None) -> str:
+def peer_of(transport: asyncio.BaseTransport) -> str:
     """The socket's peer and nothing else: no header says who is calling."""
-    name = transport.get_extra_info("peername") if transport is not None else None
+    name = transport.get_extra_info("peername")
     return (_peer_address(name[0]) if name else None) or "unknown"
 
 
-def _response(answer: Answer) -> web.Response:
-    headers = {"Content-Type": answer.content_type, "Server": "EC2ws"}
-    if answer.ttl is not None:
-        headers[_TTL_OUT] = str(answer.ttl)
-    if answer.retry_after is not None:
-        headers["Retry-After"] = str(answer.retry_after)
-    return web.Response(status=answer.status, body=answer.body, headers=headers)
+@lru_cache(maxsize=4)
+def _http_date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+def _now() -> str:
+    return _http_date(int(time.time()))

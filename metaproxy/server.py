@@ -19,6 +19,7 @@ from prometheus_client import Counter, Histogram
 from metaproxy import imds, tokens
 from metaproxy.caller import Pod
 from metaproxy.credentials import Credentials, told_expiry
+from metaproxy.eager import in_task
 from metaproxy.errors import (
     CallerChanged,
     MetaproxyError,
@@ -183,6 +184,7 @@ class Server:
 
     async def _item(self, path: str, deadline: float) -> bytes:
         """An item of the node's; whoever asks it has limits of its own, but looking for the pod took time already."""
+        await in_task()
         try:
             async with asyncio.timeout_at(deadline):
                 item = await self._items.get(path)
@@ -219,6 +221,7 @@ class Server:
             decision = self._rights.of(pod)
             if isinstance(decision, Grant):
                 return pod, decision
+            await in_task()
             key = ("namespace", pod.namespace) if decision.reason is Reason.NAMESPACE_UNKNOWN else "rules"
             if not decision.retryable or not await self._callers.news(key, deadline=deadline):
                 raise _denied(decision)

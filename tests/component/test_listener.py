@@ -15,7 +15,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from metaproxy.imds import Answer, Request
-from metaproxy.listener import LINE_LIMIT, Listener, _peer_of
+from metaproxy.eager import in_task
+from metaproxy.httpwire import HEAD_LIMIT
+from metaproxy.listener import Listener, peer_of
 from metaproxy.telemetry import Metrics
 
 pytestmark = pytest.mark.sockets
@@ -42,13 +44,18 @@ class Walk:
         """One answer."""
         self.requests.append(request)
         if request.target == "/hold":
+            await in_task()
             self.held.set()
             try:
                 await self.release.wait()
             except asyncio.CancelledError:
                 self.hung_up.set()
                 raise
-        if request.target == "/break":
+        if request.target == "/wait-unsaid":
+            await self.release.wait()
+        if request.target == "/break-held":
+            await in_task()
+        if request.target.startswith("/break"):
             raise ZeroDivisionError("an inner detail")
         if request.target == "/late":
             raise TimeoutError
@@ -386,8 +393,8 @@ async def test_an_upgrade_is_not_taken_up() -> None:
         b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         b"GET / HTTP/1.1\r\nContent-Length: 1x\r\n\r\n",
         b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nnot a size\r\n",
-        b"GET /" + b"a" * (2 * LINE_LIMIT) + b" HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nA: " + b"a" * (2 * LINE_LIMIT) + b"\r\n\r\n",
+        b"GET /" + b"a" * (HEAD_LIMIT) + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA: " + b"a" * (HEAD_LIMIT) + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"".join(b"H%d: x\r\n" % number for number in range(200)) + b"\r\n",
     ],
     ids=[
@@ -460,15 +467,31 @@ async def test_requests_are_not_smuggled(head: str) -> None:
 
 
 async def test_what_breaks_in_the_walk_shows_nothing() -> None:
-    """An exception, or a time-out, that the walk lets fall: a JSON error without a trace, and the connection closed."""
+    """An exception, or a time-out, that the walk lets fall: a JSON error without a trace, and the connection closed.
+
+    At once or after a wait; the operator gets the trace.
+    """
     async with bench() as b:
-        for target, status in (("/break", 500), ("/late", 504)):
+        for target in ("/break", "/late", "/break-held"):
             wire = await b.dial()
-            reply = await wire.ask(get(target))
-            assert (reply.status, reply.headers["content-type"]) == (status, "application/json")
+            b.walk.release.set()
+            with capture_logs() as logs:
+                reply = await wire.ask(get(target))
+            assert (reply.status, reply.headers["content-type"]) == (500, "application/json")
+            assert json.loads(reply.body)["code"] == "Internal"
             assert b"detail" not in reply.body
             assert b"Traceback" not in reply.body
             assert await wire.rest() == b""
+            assert [line["log_level"] for line in logs] == ["error"]
+
+
+async def test_a_wait_that_is_no_task_is_a_mistake_of_ours() -> None:
+    """Who waits without saying so would run outside any task: refused loudly instead of half working."""
+    async with bench() as b:
+        wire = await b.dial()
+        with capture_logs() as logs:
+            assert (await wire.ask(get("/wait-unsaid"))).status == 500
+        assert [line["log_level"] for line in logs] == ["error"]
 
 
 # Connections.
@@ -682,4 +705,4 @@ async def test_ipv6_peers_are_canonical() -> None:
 
 async def test_a_peer_that_went_already_is_nobody() -> None:
     """A transport without peer is no pod's address, so nothing can be had for it."""
-    assert _peer_of(None) == "unknown"
+    assert peer_of(asyncio.BaseTransport()) == "unknown"
