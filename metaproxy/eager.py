@@ -7,7 +7,7 @@ A wait needs a task from its first moment (time-outs belong to tasks), so whoeve
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from types import coroutine
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ ResultT = TypeVar("ResultT")
 
 
 @coroutine
-def in_task():  # type: ignore[no-untyped-def]  # noqa: ANN201  a bare yield, which typed coroutines cannot have
+def in_task() -> Generator[None, None, None]:
     """Await this before anything that may wait: from here on the code runs in a task."""
     yield
 

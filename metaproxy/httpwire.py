@@ -54,7 +54,7 @@ class Reader:
     its bytes are dropped.
     """
 
-    __slots__ = ("_fields", "_headers", "_parser", "_pending", "_peer", "_size", "_target", "asked", "whole")
+    __slots__ = ("_fields", "_headers", "_parser", "_peer", "_pending", "_size", "_target", "asked", "whole")
 
     def __init__(self, peer: str) -> None:
         self._peer = peer
@@ -81,7 +81,7 @@ class Reader:
         except HttpParserError as error:
             inner = error.__context__
             raise UnreadableError(str(inner) if isinstance(inner, UnreadableError) else type(error).__name__) from None
-        # What the parser has of an unfinished field it does not tell, so what was fed since the last end is counted too.
+        # The parser does not tell what it has of an unfinished field, so what was fed is counted too.
         if self._pending > (HEAD_LIMIT if self.whole else BODY_LIMIT):
             raise UnreadableError("too long a head or body")
 

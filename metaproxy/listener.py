@@ -53,7 +53,18 @@ class _Connection(asyncio.Protocol):
     request that is held is answered yet.
     """
 
-    __slots__ = ("_closing", "_listener", "_paused", "_peer", "_reader", "_since", "_spoke", "_task", "_timer", "_transport")
+    __slots__ = (
+        "_closing",
+        "_listener",
+        "_paused",
+        "_peer",
+        "_reader",
+        "_since",
+        "_spoke",
+        "_task",
+        "_timer",
+        "_transport",
+    )
 
     _reader: Reader
     _transport: asyncio.Transport
@@ -91,14 +102,14 @@ class _Connection(asyncio.Protocol):
         if self._closing:
             return
         reader = self._reader
-        owing = not reader.whole
+        in_body = not reader.whole
         try:
             reader.feed(data)
         except UnreadableError as error:
             # Strange bytes from a pod are nothing to alarm the operator with.
             log.debug("unreadable request", error=str(error))
             # A body that breaks belongs to a request that has its answer, so there is nothing more to say.
-            self._mumbled(owing=owing or bool(reader.asked) and not reader.whole)
+            self._mumbled(in_body=in_body or (bool(reader.asked) and not reader.whole))
         else:
             self._go_on()
 
@@ -127,8 +138,8 @@ class _Connection(asyncio.Protocol):
             one = asked.pop(0)
             try:
                 outcome = eager.start(listener.walk(one.request), listener.loop)
-            except Exception:  # the walk answers whatever happens: this is for what it cannot see
-                self._broke(one)
+            except Exception as error:  # noqa: BLE001  the walk answers whatever happens: this is for what it cannot see
+                self._broke(one, error)
                 return
             if isinstance(outcome, asyncio.Task):
                 self._task = outcome
@@ -142,8 +153,8 @@ class _Connection(asyncio.Protocol):
             return
         try:
             answer = task.result()
-        except Exception:  # as above
-            self._broke(one)
+        except Exception as error:  # noqa: BLE001  as above
+            self._broke(one, error)
             return
         self._say(one._replace(keep=False) if self._closing else one, answer)
         self._go_on()
@@ -158,12 +169,12 @@ class _Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = listener.loop.call_later(LINGER, self._look)
 
-    def _broke(self, one: Asked) -> None:
-        log.exception("answering broke", peer=self._peer)
+    def _broke(self, one: Asked, error: Exception) -> None:
+        log.error("answering broke", peer=self._peer, exc_info=error)
         body = imds.error_document(Reason.INTERNAL.value, ["the agent made a mistake", "tell the operator"])
         self._say(one._replace(keep=False), Answer(status=500, body=body, content_type=imds.JSON))
 
-    def _mumbled(self, *, owing: bool) -> None:
+    def _mumbled(self, *, in_body: bool) -> None:
         """Answer what was asked before, say that the rest cannot be read, if that is no part of it, and end."""
         self._go_on()
         if self._closing:
@@ -171,7 +182,7 @@ class _Connection(asyncio.Protocol):
         if self._task is not None:
             self._closing = True  # the end follows its answer
             return
-        if not owing and not self._reader.asked:
+        if not in_body and not self._reader.asked:
             self._transport.write(httpwire.unreadable(_now()))
         self._reader.whole = False
         self._end()

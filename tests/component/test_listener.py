@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from metaproxy.imds import Answer, Request
 from metaproxy.eager import in_task
 from metaproxy.httpwire import HEAD_LIMIT
+from metaproxy.imds import Answer, Request
 from metaproxy.listener import Listener, peer_of
 from metaproxy.telemetry import Metrics
 
