@@ -29,6 +29,8 @@ MESSAGE_LIMIT = 256
 """Characters of STS's own words that go on."""
 
 _KEY_ID = re.compile(r"\bA[A-Z]{3}[A-Z0-9]{12,}\b")
+_KEY_LIKE = re.compile(r"[A-Za-z0-9+/=]{40,}", re.ASCII)
+"""A secret key has forty of these in a row, a session token hundreds. A long path would go too: the role is told anyhow."""
 _TOO_MANY, _FORBIDDEN = 429, 403
 
 THROTTLED = frozenset(
@@ -191,9 +193,9 @@ def again(failure: IssueError) -> IssueError:
 
 
 def clean(text: str) -> str:
-    """STS's own words, printable, on one line, without key ids, cut: they go to pods, logs and Events."""
+    """STS's own words, printable, on one line, without anything like a key, cut: they go to pods, logs and Events."""
     printable = "".join(character if character.isprintable() else " " for character in text)
-    return _KEY_ID.sub("…", " ".join(printable.split()))[:MESSAGE_LIMIT]
+    return _KEY_LIKE.sub("…", _KEY_ID.sub("…", " ".join(printable.split())))[:MESSAGE_LIMIT]
 
 
 def _answered(error: boto.ClientError, call: AssumeRole, who: str) -> IssueError:

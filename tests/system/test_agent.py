@@ -113,9 +113,9 @@ async def test_sts_that_takes_its_time(world: World) -> None:
 async def test_sts_that_takes_too_long(world: World) -> None:
     """P3: STS that does not answer in time is a 503 at 0.9 s on the list; the same flight serves the next request."""
     gate = asyncio.Event()
-    world.sts.always = Step(gate=gate)
     async with world.agent() as agent:
         await agent.until_ready()
+        world.sts.always = Step(gate=gate)
         world.write(web=("shop-web", WEB))
         await until("STS is asked", world.sts.calls, agent.log)
         begun = now()
@@ -135,15 +135,15 @@ async def test_sts_that_takes_too_long(world: World) -> None:
 async def test_what_is_held_is_answered_before_the_end(world: World) -> None:
     """P7: SIGTERM while a request is held: it gets its answer, then the process ends with 0."""
     gate = asyncio.Event()
-    world.sts.always = Step(gate=gate)
     async with world.agent() as agent:
         await agent.until_ready()
+        world.sts.always = Step(gate=gate)
         world.write(web=("shop-web", WEB))
         await until("STS is asked", world.sts.calls, agent.log)
         asked = asyncio.create_task(agent.ask(WEB))
 
         async def held() -> bool:
-            return 'metaproxy_http_connections 1.0' in (await agent.admin_get("/metrics"))[1]
+            return "metaproxy_http_connections 1.0" in (await agent.admin_get("/metrics"))[1]
 
         await until("the request is held", held, agent.log)
         agent.process.send_signal(signal.SIGTERM)
@@ -194,7 +194,8 @@ async def test_no_secret_anywhere(world: World, form: str) -> None:
     Logs at debug level, metrics, readiness, explanations, error bodies and the effective settings, after successes,
     refusals of every kind, errors of STS that carry secrets, and requests that cannot be read.
     """
-    echo = "the key secret/of/99 and the token token/of/99== are refused"
+    echoed = ("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "FwoGZXIvYXdzE" * 20)
+    echo = "the key {} and the token {} are refused".format(*echoed)
     world.sts.script(
         Step(status=403, code="AccessDenied", message=echo),
         role="arn:aws:iam::123456789012:role/shop-denied",
@@ -218,7 +219,13 @@ async def test_no_secret_anywhere(world: World, form: str) -> None:
         assert status == 200
         assert b"secret/of/" in keys
         for pod in (WEB, THIEF, "127.0.0.5", "127.0.0.6", NOBODY):
-            for path in ("/metaproxy/explain", ROLES, f"{ROLES}other", "/latest/user-data", "/latest/meta-data/iam/info"):
+            for path in (
+                "/metaproxy/explain",
+                ROLES,
+                f"{ROLES}other",
+                "/latest/user-data",
+                "/latest/meta-data/iam/info",
+            ):
                 for headers in ({}, {"X-aws-ec2-metadata-token": token.decode()[::-1]}):
                     said.append((await agent.ask(pod, path, headers=headers))[1].decode())
         reader, writer = await asyncio.open_connection(agent.host, 8181, local_addr=(WEB, 0))
@@ -237,5 +244,6 @@ async def test_no_secret_anywhere(world: World, form: str) -> None:
     assert "StsDenied" in everything
     assert "shop-web" in everything
     key = (world.folder / "key").read_bytes()
-    for secret in ("secret/of/", "token/of/", token.decode(), OWN_SECRET, "upstream-password", key.hex(), repr(key)[2:-1]):
+    known = (token.decode(), OWN_SECRET, "upstream-password", key.hex(), repr(key)[2:-1], *echoed)
+    for secret in ("secret/of/", "token/of/", *known):
         assert secret not in everything, secret

@@ -26,7 +26,7 @@ from metaproxy.errors import (
     StsUnreachable,
 )
 from metaproxy.roles import AssumeRole, RoleArn
-from metaproxy.stserrors import again, dropped, own_failure, translated
+from metaproxy.stserrors import again, clean, dropped, own_failure, translated
 
 ROLE = RoleArn.parse("arn:aws:iam::123456789012:role/team/app")
 CALL = AssumeRole(role=ROLE, session_name="shop.web", duration=3600)
@@ -231,3 +231,18 @@ def test_dropped_connections() -> None:
     assert not dropped(reached(aiohttp.ClientConnectorError(key, ConnectionRefusedError("no"))))
     assert not dropped(reached(aiohttp.ClientConnectionError("other")))
     assert not dropped(TimeoutError())
+
+
+@pytest.mark.parametrize(
+    ("said", "passed_on"),
+    [
+        ("User: arn:aws:sts::1:assumed-role/node/i-0 is not authorized", None),
+        ("the key ASIAIOSFODNN7EXAMPLE is unknown", "the key … is unknown"),
+        ("with wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "with …"),
+        (f"token {'FwoGZXIvYXdzE+/' * 40}== is over", "token … is over"),
+        ("two\nlines\x1b[31m", "two lines [31m"),
+    ],
+)
+def test_words_of_sts_go_on_without_keys(said: str, passed_on: str | None) -> None:
+    """What STS says goes to pods, logs and Events: as it is, but nothing that looks like a key, a token or a command."""
+    assert clean(said) == (said if passed_on is None else passed_on)
