@@ -21,6 +21,7 @@ from metaproxy import eager, httpwire, imds
 from metaproxy.errors import Reason
 from metaproxy.httpwire import Asked, Reader, UnreadableError
 from metaproxy.imds import Answer, Request
+from metaproxy.loglimit import LogLimit
 from metaproxy.objects import canonical_address
 from metaproxy.telemetry import Metrics
 
@@ -237,6 +238,7 @@ class Listener:
         self._by_address: Counter[str] = Counter()
         self._connections: set[_Connection] = set()
         self._nobody = asyncio.Event()
+        self._limit = LogLimit()
         self._open = metrics.gauge("http_connections")
         self._refused = metrics.counter("http_connections_refused_total")
         self._servers: list[asyncio.Server] = []
@@ -274,7 +276,10 @@ class Listener:
         """A connection was made; False when its address has too many."""
         if self._by_address[peer] >= self._cap:
             self._refused.inc()
-            log.warning("too many connections", peer=peer, reason=Reason.TOO_MANY_CONNECTIONS)
+            if (left_out := self._limit.left_out(peer, self.loop.time())) is not None:
+                log.warning(
+                    "too many connections", peer=peer, reason=Reason.TOO_MANY_CONNECTIONS, left_out=left_out or None
+                )
             return False
         self._by_address[peer] += 1
         self._connections.add(connection)

@@ -31,6 +31,7 @@ from metaproxy.errors import (
     UpstreamUnavailable,
 )
 from metaproxy.imds import Answer, Profile, Request, Route
+from metaproxy.loglimit import LogLimit
 from metaproxy.policy import Decision, Denial, Grant, is_role
 from metaproxy.roles import AssumeRole
 from metaproxy.telemetry import Metrics
@@ -131,6 +132,7 @@ class Server:
         self._series: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
         # Asked once: making a record only to drop it would cost each cached answer more than its credentials do.
         self._chatty = structlog.get_logger().is_enabled_for(logging.DEBUG)
+        self._limit = LogLimit()
         self._v1, self._v2 = (metrics.counter("imds_version_total", version=version) for version in ("v1", "v2"))
 
     async def answer(self, request: Request) -> Answer:
@@ -156,7 +158,7 @@ class Server:
                 body=imds.error_document(reason, ["the agent made a mistake", "tell the operator"]),
                 content_type=imds.JSON,
             )
-        self._record(request, label, answer, reason, pod, loop.time() - begun)
+        self._record(request, label, answer, reason, pod, begun, loop.time())
         return answer
 
     async def _walk(self, request: Request, route: Route, deadline: float) -> tuple[Answer, Pod | None]:
@@ -249,7 +251,7 @@ class Server:
             )
 
     def _record(
-        self, request: Request, label: str, answer: Answer, reason: str, pod: Pod | None, seconds: float
+        self, request: Request, label: str, answer: Answer, reason: str, pod: Pod | None, begun: float, now: float
     ) -> None:
         method = request.method if request.method in {"GET", "HEAD", "PUT"} else "other"
         key = (label, method, answer.status, reason)
@@ -263,8 +265,11 @@ class Server:
                 self._metrics.histogram("http_request_duration_seconds", route=label),
             )
         known[0].inc()
-        known[1].observe(seconds)
+        known[1].observe(now - begun)
         if answer.status == OK and not self._chatty:
+            return
+        left_out = 0 if answer.status == OK else self._limit.left_out((request.peer, label, reason), now)
+        if left_out is None:
             return
         (log.debug if answer.status == OK else log.info)(
             "request",
@@ -275,7 +280,8 @@ class Server:
             peer=request.peer,
             pod_namespace=pod.namespace if pod else None,
             pod_name=pod.name if pod else None,
-            duration_seconds=round(seconds, 4),
+            duration_seconds=round(now - begun, 4),
+            left_out=left_out or None,
         )
 
 

@@ -30,7 +30,7 @@ MESSAGE_LIMIT = 256
 
 _KEY_ID = re.compile(r"\bA[A-Z]{3}[A-Z0-9]{12,}\b")
 _KEY_LIKE = re.compile(r"[A-Za-z0-9+/=]{40,}", re.ASCII)
-"""A secret key has forty of these in a row, a session token hundreds. A long path would go too: the role is told anyhow."""
+"""A secret key has forty of these in a row, a session token hundreds. A long path goes too: the role is told anyhow."""
 _TOO_MANY, _FORBIDDEN = 429, 403
 
 THROTTLED = frozenset(

@@ -93,7 +93,7 @@ async def world(fragile: Cluster, node: str, tmp_path: Path) -> AsyncIterator[Wo
 
 
 async def test_a_pods_life(world: World) -> None:
-    """P1, P4: keys when bound, before any address; at its address the pod's role alone; the next pod there gets its own.
+    """P1, P4: keys before any address; at its address the pod's role alone; the next pod there gets its own.
 
     A forbidden role is refused with the same code in body and Event, and stays refused for whoever asks.
     """
@@ -119,7 +119,7 @@ async def test_a_pods_life(world: World) -> None:
 
         await world.pod("thief", "bank", second)
         told = json.loads(await agent.until_told(second, 403, "NotPermitted"))
-        await until("an Event", lambda: [e for e in world.cluster.list_events(world.team)], agent.log)
+        await until("an Event", lambda: world.cluster.list_events(world.team), agent.log)
         (event,) = await world.do("list_events", world.team)
         assert (event["reason"], event["regarding"]["name"]) == (told["code"], "thief")
         assert event["note"]
@@ -222,7 +222,7 @@ async def test_what_is_deleted_in_a_gap_is_gone(world: World) -> None:
 
 
 async def test_etcd_stops(world: World) -> None:
-    """P5: without the store behind the API server known pods are served, a stranger is refused in time, all recovers."""
+    """P5: without the API server's store known pods are served, a stranger is refused in time, all recovers."""
     first, second = world.address(1), world.address(2)
     async with world.agent() as agent:
         await agent.until_ready()
@@ -238,7 +238,7 @@ async def test_etcd_stops(world: World) -> None:
 
 
 async def test_no_rights_at_the_start(world: World) -> None:
-    """Missing rights keep it up and not ready, named on `/readyz?verbose`; given, it recovers; Events stay a courtesy."""
+    """Missing rights keep it up, not ready, and named; given, it recovers; Events stay a courtesy."""
     address, refused = world.address(1), world.address(2)
     await world.do("revoke", f"{world.team}-agent")
     await world.pod("a", "app-a", address)

@@ -894,3 +894,21 @@ async def test_who_hangs_up_is_not_answered_and_hurts_nobody() -> None:
         assert answer.status == 200
         assert seconds == pytest.approx(0.3, abs=MOMENT)
         assert len(b.sts.calls) == 1
+
+
+async def test_a_pod_that_is_refused_again_and_again_does_not_fill_the_log() -> None:
+    """One line for each pod, route and reason in a minute, then how many were left out; the metric counts all."""
+    b = Bench()
+    b.finder.put_namespace(namespace())
+    b.finder.put_pod(pod("a", A, role=None))
+    b.finder.put_pod(pod("b", B, role=None))
+    with capture_logs() as logs:
+        for peer in (A, B):
+            for _ in range(100):
+                assert (await b.ask(ROLES, peer)).status == 404
+        await asyncio.sleep(60)
+        await b.ask(ROLES, A)
+    lines = [(line["peer"], line["left_out"]) for line in logs if line["event"] == "request"]
+    assert lines == [(A, None), (B, None), (A, 99)]
+    labels = {"route": "list", "method": "GET", "code": "404", "reason": "NoRole"}
+    assert b.metrics.registry.get_sample_value("metaproxy_http_requests_total", labels) == 201

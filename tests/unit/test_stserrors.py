@@ -244,5 +244,5 @@ def test_dropped_connections() -> None:
     ],
 )
 def test_words_of_sts_go_on_without_keys(said: str, passed_on: str | None) -> None:
-    """What STS says goes to pods, logs and Events: as it is, but nothing that looks like a key, a token or a command."""
+    """What STS says goes to pods, logs and Events: as it is, without what looks like a key, a token or a command."""
     assert clean(said) == (said if passed_on is None else passed_on)
