@@ -4,8 +4,10 @@ Knows: how manifests are written, what the API server would add to them, and how
 Must not know: files, folders, or when they change.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -19,6 +21,8 @@ DEPTH_LIMIT = 64
 NODE_LIMIT = 2_000_000
 """How many values a file may have with its aliases written out: nine lines of aliases can mean a billion."""
 
+_DOCUMENT = re.compile(rb"^(?=---(?:\s|$))", re.MULTILINE)
+_DIRECTIVE = re.compile(rb"^%", re.MULTILINE)
 _KNOWN = POD_ANNOTATIONS | NAMESPACE_ANNOTATIONS
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -42,8 +46,23 @@ def parse(data: bytes) -> Contents:
     Raises:
         ManifestError: it is no YAML, or so deep or wide that reading it would hurt.
     """
+    # A directive belongs to the document after it; nothing else does, so documents are read one by one.
+    parts = [data] if _DIRECTIVE.search(data) else _DOCUMENT.split(data)
+    read = [_document(part) for part in parts]
+    if sum(values for values, _ in read) > NODE_LIMIT:
+        raise _too_many()
+    return Contents(
+        pods=tuple(pod for _, one in read for pod in one.pods),
+        namespaces=tuple(namespace for _, one in read for namespace in one.namespaces),
+        skipped=tuple(reason for _, one in read for reason in one.skipped),
+    )
+
+
+@lru_cache(maxsize=512)  # one pod of a node changes at a time, and reading YAML is slow
+def _document(data: bytes) -> tuple[int, Contents]:
+    """How many values it has, and what they say."""
     try:
-        _measure(data)
+        values = _measured(data)
         documents = list(yaml.load_all(data, Loader=_Loader))
     except ManifestError:
         raise
@@ -61,11 +80,11 @@ def parse(data: bytes) -> Contents:
                     namespaces.append(replace(namespace_from(_completed(obj, namespaced=False)), version=0))
         except ObjectError as error:
             skipped.append(str(error))
-    return Contents(pods=tuple(pods), namespaces=tuple(namespaces), skipped=tuple(skipped))
+    return values, Contents(pods=tuple(pods), namespaces=tuple(namespaces), skipped=tuple(skipped))
 
 
-def _measure(data: bytes) -> None:
-    """Refuse what the loader must not see: it is read as a flat stream of events first, which cannot hurt."""
+def _measured(data: bytes) -> int:
+    """The number of values. Refuse what the loader must not see: it is read as a flat stream of events first, which cannot hurt."""
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = []
     total = 0
@@ -84,7 +103,12 @@ def _measure(data: bytes) -> None:
         if len(open_nodes) > DEPTH_LIMIT:
             raise ManifestError(f"nested deeper than {DEPTH_LIMIT} levels")
         if total > NODE_LIMIT:
-            raise ManifestError(f"more than {NODE_LIMIT} values with aliases written out")
+            raise _too_many()
+    return total
+
+
+def _too_many() -> ManifestError:
+    return ManifestError(f"more than {NODE_LIMIT} values with aliases written out")
 
 
 def _objects(documents: Iterable[Any]) -> Iterable[Any]:

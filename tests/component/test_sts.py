@@ -341,7 +341,7 @@ async def test_the_words_of_sts_are_cut(fake: FakeSts, made: Any) -> None:
     """Long words of STS are cut, made one printable line, and carry no key id."""
     async with made() as sts:
         await sts.identity()
-        words = f"line one\nline two {NODE_KEY} " + "x" * 5000
+        words = f"line one\nline two {NODE_KEY} " + "xxx " * 2000
         fake.settings[APP.arn] = Step(status=400, code="ValidationError", message=words)
         failure = await refused(sts)
     assert len(failure.message) < 400

@@ -120,3 +120,37 @@ def test_parsing_is_total(data: bytes) -> None:
     else:
         refusal = ""
     assert "\n" not in refusal
+
+
+def test_only_a_document_that_changed_is_read_again() -> None:
+    """A node's pods in one file: reading them all takes longer than a change may."""
+    before = [f"kind: Pod\nmetadata: {{name: once-{number}}}\n" for number in range(110)]
+    after = [*before[:50], before[50].replace("once", "twice"), *before[51:]]
+    parse("---\n".join(before).encode())
+    misses = yamlobjects._document.cache_info().misses
+    contents = parse("---\n".join(after).encode())
+    assert [pod.name for pod in contents.pods][49:52] == ["once-49", "twice-50", "once-51"]
+    assert len(contents.pods) == 110
+    assert yamlobjects._document.cache_info().misses == misses + 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "%YAML 1.1\n---\nkind: Pod\nmetadata: {name: a}\n",
+        "kind: Pod\nmetadata:\n  name: a\n  annotations:\n    x: |\n      ---\n      kind: Pod\n---\n",
+        "--- {kind: Pod, metadata: {name: a}}\n...\n---\n---\n",
+        "---\r\nkind: Pod\r\nmetadata: {name: a}\r\n",
+        "kind: Pod\nmetadata: {name: a}\n---- : x\n",
+    ],
+)
+def test_where_documents_end(text: str) -> None:
+    """At `---` in the first column and nowhere else, as YAML says."""
+    assert [pod.name for pod in parse(text.encode()).pods] == ["a"]
+
+
+def test_many_small_documents_are_measured_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file's limit is the file's, however it is cut."""
+    monkeypatch.setattr(yamlobjects, "NODE_LIMIT", 50)
+    with pytest.raises(ManifestError, match="more than 50 values"):
+        parse(b"".join(b"---\n{kind: %d}\n" % number for number in range(30)))
