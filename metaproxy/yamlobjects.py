@@ -84,7 +84,10 @@ def _document(data: bytes) -> tuple[int, Contents]:
 
 
 def _measured(data: bytes) -> int:
-    """The number of values. Refuse what the loader must not see: it is read as a flat stream of events first, which cannot hurt."""
+    """The number of values. Refuses what the loader must not see.
+
+    It is read as a flat stream of events, which cannot hurt.
+    """
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = []
     total = 0
