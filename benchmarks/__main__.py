@@ -164,10 +164,6 @@ def _page(rounds: Rounds, life: Life, count: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _verdict(name: str, value: float, bound: str, met: bool, form: str) -> str:
-    return f"| {name} | {value:{form}} | {bound} | {'met' if met else '**not met**'} |"
-
-
 def _spread(name: str, values: list[float]) -> str:
     return f"| {name} | {median(values):.1f} | {max(values):.1f} |"
 

@@ -52,6 +52,9 @@ NAP = 30.0
 TICK = 0.001
 """The shortest sleep of the schedule: uvloop's clock counts milliseconds, and less would be spun, not slept."""
 
+AUDITED = 16
+"""Pods that the record of a session names: one line must stay a line."""
+
 QUICK_RETRY = (0.1, 0.3)
 """Seconds, from and to, before the one second try of a first failure that somebody waits for: an early 503 breaks
 clients that never ask again (contract §9.1)."""
@@ -353,6 +356,7 @@ class Broker:
             access_key_id=credentials.access_key_id,
             expires=credentials.expires,
             pods=len(entry.wanted),
+            pod_uids=sorted(entry.wanted)[:AUDITED],
         )
 
     def _failed(self, entry: _Entry, failure: IssueError) -> None:

@@ -115,11 +115,15 @@ class _Connection(asyncio.Protocol):
             self._go_on()
 
     def pause_writing(self) -> None:
+        # Who does not read is not read from either, so that nothing piles up here.
         self._paused = True
+        self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._go_on()
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._go_on()
 
     def drain(self) -> None:
         """Take no more; a request that is held is answered first."""

@@ -705,10 +705,13 @@ async def test_one_audit_line_for_each_session_without_its_secret() -> None:
     """A session that was issued is told once, with role, session name, key id and expiry; never secret or token."""
     with capture_logs() as logs:
         async with bench() as b:
+            for number in range(20):
+                b.broker.want(f"uid-{number:02}", call())
             answer = await b.get(call())
     (line,) = [line for line in logs if line["event"] == "session issued"]
     assert line["role_arn"] == call().role.arn
     assert line["session_name"] == "team.app"
+    assert (line["pods"], line["pod_uids"][:2], len(line["pod_uids"])) == (20, ["uid-00", "uid-01"], 16)
     assert line["access_key_id"] == answer.access_key_id
     assert line["expires"] == answer.expires
     for secret in (answer.secret_access_key, answer.session_token):

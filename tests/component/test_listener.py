@@ -494,6 +494,42 @@ async def test_a_wait_that_is_no_task_is_a_mistake_of_ours() -> None:
         assert [line["log_level"] for line in logs] == ["error"]
 
 
+async def test_what_cannot_be_read_while_a_request_is_held() -> None:
+    """The held request gets its answer, which says that it is the last, and then the connection ends."""
+    async with bench() as b:
+        wire = await b.dial()
+        await wire.send(get("/hold"))
+        await b.walk.held.wait()
+        await wire.send(get("/next") + b"mumble mumble\r\n\r\n")
+        assert (await (await b.dial()).ask(get())).status == 200
+        b.walk.release.set()
+        reply = await wire.reply()
+        assert (reply.status, reply.asked["target"], reply.headers["connection"]) == (200, "/hold", "close")
+        assert await wire.rest() == b""
+        assert "/next" not in b.walk.targets
+
+
+async def test_who_asks_without_reading_is_read_no_more() -> None:
+    """Megabytes of requests without a look at the answers: they wait in the kernel, none is lost, none out of order."""
+    async with bench() as b:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.bind((POD, 0))
+        sock.connect(b.listener.addresses[0])
+        sock.setblocking(False)
+        wire = Wire(*await asyncio.open_connection(sock=sock, limit=1 << 17))
+        b.wires.append(wire)
+        wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        count, long = 1000, "a" * 8000
+        sending = asyncio.create_task(wire.send(b"".join(get(f"/{number}/{long}") for number in range(count))))
+        await b.until(lambda: any(connection._paused for connection in b.listener._connections))
+        assert len(b.walk.requests) < count
+        wire.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        for number in range(count):
+            assert (await wire.reply()).asked["target"] == f"/{number}/{long}"
+        await sending
+
+
 # Connections.
 
 
