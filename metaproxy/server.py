@@ -152,7 +152,8 @@ class Server:
         except Exception:
             # A mistake of ours: the pod gets an answer without a trace of it, the operator gets the trace.
             reason = Reason.INTERNAL.value
-            log.exception("answering broke", route=label, peer=request.peer)
+            if (left_out := self._limit.left_out((request.peer, label, "trace"), loop.time())) is not None:
+                log.exception("answering broke", route=label, peer=request.peer, left_out=left_out or None)
             answer = Answer(
                 status=500,
                 body=imds.error_document(reason, ["the agent made a mistake", "tell the operator"]),
