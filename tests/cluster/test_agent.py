@@ -158,7 +158,7 @@ async def test_address_reuse_in_a_burst(world: World) -> None:
 async def test_a_late_event(world: World) -> None:
     """P3: who asks before the API server says whose address it is, is held and answered by that event."""
     address = world.address(1)
-    async with world.agent() as agent:
+    async with world.agent("--server.hold=9") as agent:  # however busy the machine is
         await agent.until_ready()
         await world.pod("late", "app-late")
         asked = asyncio.create_task(agent.ask(address))
