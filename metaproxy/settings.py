@@ -31,6 +31,7 @@ from metaproxy.settingvalues import (
     Region,
     RoleArnText,
     RoleText,
+    SignedUrl,
     Tags,
     Template,
     Url,
@@ -110,7 +111,7 @@ class Source(Group):
 class Sts(Group):
     """How sessions are asked for."""
 
-    endpoint_url: Url = knob(
+    endpoint_url: SignedUrl = knob(
         "",
         "Another address for STS: a VPC endpoint, or a test.",
         reason="The region's own endpoint is the nearest.",

@@ -181,6 +181,13 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _signed_url(text: str) -> str:
+    """A URL for signed requests: the HTTP client would put the user's name over the signature, and no call succeed."""
+    if text and "@" in split_url(text).netloc:
+        raise ValueError("calls to STS are signed: a user and password have no place here")
+    return text
+
+
 def _item(text: str) -> str:
     """A path below the version, as profiles have them."""
     path = text.removeprefix("/").removeprefix("latest/")
@@ -202,6 +209,7 @@ Address = Annotated[
 Addresses = Annotated[list[Address], BeforeValidator(several)]
 Paths = Annotated[list[Path], BeforeValidator(several)]
 Url = Annotated[str, AfterValidator(_url)]
+SignedUrl = Annotated[str, AfterValidator(_url), AfterValidator(_signed_url)]
 RoleArnText = Annotated[str, AfterValidator(_role_arn)]
 BaseArnText = Annotated[str, AfterValidator(_base_arn)]
 RoleText = Annotated[str, AfterValidator(_role)]

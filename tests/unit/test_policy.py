@@ -333,6 +333,7 @@ def test_vector_38_globs(pattern: str, role: str, met: bool) -> None:
         "arn:aws:iam::123456789012:*/web",
         "arn:aws:*",
         "arn:*",
+        f"arn:*{ACCOUNT}web",
         "arn:aws:iam::\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661:role/web",
         f"{ACCOUNT}{'x' * 4096}",
         f"{ACCOUNT}\ud800",

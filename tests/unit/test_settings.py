@@ -285,6 +285,7 @@ def test_all_mistakes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "--sts.endpoint-url=http://h:99999",
         "--sts.endpoint-url=http://h/?a=b",
         "--sts.endpoint-url=http://h/#a",
+        "--sts.endpoint-url=http://user:password@h/",
         "--upstream.url=ftp://h",
         "--upstream.url=http://[::1",
         "--upstream.url=http://a b",
