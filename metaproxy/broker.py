@@ -194,13 +194,13 @@ class Broker:
         while (held := self._usable(entry)) is None:
             news = entry.news
             if not entry.flying and entry.failure and entry.retry_at >= deadline:
-                raise _again(entry.failure)
+                raise entry.failure.again()
             try:
                 async with asyncio.timeout_at(deadline):
                     await news.wait()
             except TimeoutError:
                 if entry.failure:
-                    raise _again(entry.failure) from None
+                    raise entry.failure.again() from None
                 raise StsPending("STS has not answered yet", remedy="ask again: the answer is kept") from None
         return held
 
@@ -405,8 +405,3 @@ def _class_of(failure: IssueError) -> FailureClass:
     if isinstance(failure, StsDenied | StsRegionDisabled):
         return FailureClass.DENIED
     return FailureClass.TRANSIENT
-
-
-def _again(failure: IssueError) -> IssueError:
-    """The same failure as a new exception: one instance raised to each waiter would grow with every traceback."""
-    return type(failure)(failure.message, remedy=failure.remedy, code=failure.code)

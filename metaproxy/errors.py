@@ -12,7 +12,7 @@ Must not know: how anything is decided, who asks, or how a refusal is shown.
 """
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Reason(StrEnum):
@@ -183,6 +183,10 @@ class IssueError(MetaproxyError):
     def __init__(self, message: str, *, remedy: str, code: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.code = code
+
+    def again(self) -> Self:
+        """The same failure as a new exception: one instance raised to each waiter would grow with every traceback."""
+        return type(self)(self.message, remedy=self.remedy, code=self.code)
 
 
 class StsPending(IssueError):

@@ -23,7 +23,7 @@ from metaproxy.errors import IssueError, StsDenied, StsInvalidRequest, StsOwnIde
 from metaproxy.roles import AssumeRole, RoleArn, session_name
 from metaproxy.stsanswers import Identity, identity_in, session_in
 from metaproxy.stsclient import Keys, Options, StsClient
-from metaproxy.stserrors import STALE, again, dropped, own_failure, translated
+from metaproxy.stserrors import STALE, dropped, own_failure, translated
 
 __all__ = ["Identity", "Options", "Sts"]
 
@@ -185,7 +185,7 @@ class Sts:
             async with asyncio.timeout(KEYS_WAIT):
                 while (thing := there()) is None:
                     if self._failure is not None:
-                        raise again(self._failure)
+                        raise self._failure.again()
                     await self._news.wait()
                 return thing
         except TimeoutError:
@@ -265,7 +265,7 @@ class Sts:
                 async with asyncio.timeout(self._options.call_timeout):
                     await step()
             except Exception as error:  # noqa: BLE001  the chain reads files, runs processes, asks services
-                first = first or again(own_failure(error))
+                first = first or own_failure(error).again()
         return first
 
     async def _keep_own(self) -> None:

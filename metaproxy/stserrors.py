@@ -187,11 +187,6 @@ def dropped(error: BaseException) -> bool:
     return isinstance(error, boto.ConnectionClosedError)
 
 
-def again(failure: IssueError) -> IssueError:
-    """The same failure as a new exception: one instance raised to every waiter would grow with each traceback."""
-    return type(failure)(failure.message, remedy=failure.remedy, code=failure.code)
-
-
 def clean(text: str) -> str:
     """STS's own words, printable, on one line, without anything like a key, cut: they go to pods, logs and Events."""
     printable = "".join(character if character.isprintable() else " " for character in text)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from metaproxy import __version__
 from metaproxy.__main__ import COMMANDS, main
 from scripts.generate_docs import DOCS
+from tests.fakes.process import own_address
 
 PATIENCE = 60.0
 """Seconds for a process: many times what it takes."""
@@ -48,11 +48,6 @@ def metaproxy(*arguments: str, **environment: str) -> subprocess.CompletedProces
         timeout=PATIENCE,
         check=False,
     )
-
-
-def own_address() -> str:
-    """A loopback address that nobody else uses: no race for a port."""
-    return f"127.{100 + secrets.randbelow(100)}.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
 
 
 @dataclass

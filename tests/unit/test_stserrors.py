@@ -26,7 +26,7 @@ from metaproxy.errors import (
     StsUnreachable,
 )
 from metaproxy.roles import AssumeRole, RoleArn
-from metaproxy.stserrors import again, clean, dropped, own_failure, translated
+from metaproxy.stserrors import clean, dropped, own_failure, translated
 
 ROLE = RoleArn.parse("arn:aws:iam::123456789012:role/team/app")
 CALL = AssumeRole(role=ROLE, session_name="shop.web", duration=3600)
@@ -214,7 +214,7 @@ def test_ours_stays_ours() -> None:
     failure: IssueError = StsThrottled("m", remedy="r", code="c")
     assert translated(failure, call=CALL, who="") is failure
     assert own_failure(failure) is failure
-    copy = again(failure)
+    copy = failure.again()
     assert copy is not failure
     assert (type(copy), copy.message, copy.remedy, copy.code) == (StsThrottled, "m", "r", "c")
 
