@@ -220,12 +220,12 @@ def test_config(tmp_path: Path) -> None:
         "config",
         "--source.manifests=pods.yaml",
         f"--config={file}",
-        METAPROXY_STS__ENDPOINT_URL="http://me:hunter2@sts.example",
+        METAPROXY_UPSTREAM__URL="http://me:hunter2@imds.example",
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert f'  level: "warning"  # file {file}\n' in done.stdout
     assert '  manifests: ["pods.yaml"]  # flag --source.manifests\n' in done.stdout
-    assert '  endpoint_url: "http://***@sts.example"  # environment METAPROXY_STS__ENDPOINT_URL\n' in done.stdout
+    assert '  url: "http://***@imds.example"  # environment METAPROXY_UPSTREAM__URL\n' in done.stdout
     assert "hunter2" not in done.stdout
 
 
