@@ -288,7 +288,7 @@ class Log(Group):
     level: Literal["debug", "info", "warning", "error"] = knob(
         "info",
         "The least that is told; libraries speak from warning up, whatever this says.",
-        reason="One record for each session and each refusal, none for answers from the cache.",
+        reason="One record for each session, a refusal once a minute for each pod and reason, none for cached answers.",
         metavar="LEVEL",
     )
 
