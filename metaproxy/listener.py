@@ -101,6 +101,8 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
+            # What was under way is let go by; more stays with the kernel, so that a flood costs the loop nothing.
+            self._transport.pause_reading()
             return
         reader = self._reader
         in_body = not reader.whole

@@ -507,6 +507,31 @@ async def test_what_cannot_be_read_while_a_request_is_held() -> None:
         assert "/next" not in b.walk.targets
 
 
+@pytest.mark.parametrize("target", ["/", "/hold"])
+async def test_a_flood_is_not_read(target: str) -> None:
+    """A body without end is read until its limit and one piece more; then the kernel holds it, and the end comes."""
+    async with bench() as b:
+        wire = await b.dial()
+        await wire.send(get(target, "Transfer-Encoding: chunked", method="PUT"))
+        sent, piece = 0, b"40000\r\n" + b"a" * 0x40000 + b"\r\n"
+
+        async def flood() -> None:
+            nonlocal sent
+            while not wire.writer.is_closing():
+                wire.writer.write(piece)
+                await wire.writer.drain()
+                sent += len(piece)
+
+        flooding = asyncio.create_task(flood())
+        if target == "/hold":
+            await b.until(lambda: any(connection._closing for connection in b.listener._connections))
+            b.walk.release.set()
+        assert (await wire.reply()).status == 200
+        await b.until(lambda: b.connections == 0)
+        await asyncio.gather(flooding, return_exceptions=True)
+        assert sent < 64 << 20
+
+
 async def test_who_asks_without_reading_is_read_no_more() -> None:
     """Megabytes of requests without a look at the answers: they wait in the kernel, none is lost, none out of order."""
     async with bench() as b:
