@@ -25,8 +25,8 @@ HEADERS_LIMIT = 64
 BODY_LIMIT = 65_536
 """Bytes of a body, which nobody reads, its chunks' frames included: the parser keeps the last piece of a trailer."""
 
-AHEAD_LIMIT = 128
-"""Requests that a pod may send ahead of their answers."""
+AHEAD_LIMIT = 32
+"""Requests that a pod may send ahead of their answers, together no larger than one may be: no SDK sends any."""
 
 _HOST = b"host"
 _FORWARDED = b"x-forwarded-for"
@@ -40,11 +40,12 @@ class UnreadableError(Exception):
 
 
 class Asked(NamedTuple):
-    """A request, whether its connection is kept after the answer, and whether that has to be said (HTTP/1.0)."""
+    """A request, whether its connection is kept after the answer, whether that has to be said (HTTP/1.0), its bytes."""
 
     request: Request
     keep: bool
     old: bool = False
+    size: int = 0
 
 
 class Reader:
@@ -112,7 +113,8 @@ class Reader:
         version = parser.get_http_version()
         if version not in {"1.0", "1.1"} or (version == "1.1" and _HOST not in fields):
             raise UnreadableError("neither HTTP/1.0 nor HTTP/1.1 with a Host")
-        if len(self.asked) >= AHEAD_LIMIT:
+        ahead = sum(one.size for one in self.asked)
+        if len(self.asked) >= AHEAD_LIMIT or (ahead and ahead + self._size > HEAD_LIMIT):
             raise UnreadableError("too many requests ahead of their answers")
         request = Request(
             method=parser.get_method().decode("ascii"),
@@ -122,7 +124,7 @@ class Reader:
             ttl=fields.get(_TTL),
             forwarded=_FORWARDED in fields,
         )
-        self.asked.append(Asked(request, parser.should_keep_alive(), version == "1.0"))
+        self.asked.append(Asked(request, parser.should_keep_alive(), version == "1.0", self._size))
         self._pending = 0
         self.whole = False
 

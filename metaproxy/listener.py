@@ -50,13 +50,15 @@ Walk = Callable[[Request], Coroutine[Any, Any, Answer]]
 class _Connection(asyncio.Protocol):
     """One connection: answers what it is asked, in order; ended when it is silent, slow, or cannot be understood.
 
-    `_since` is when it was made or last answered, on the loop's clock. `_closing`: nothing more is read from it; a
-    request that is held is answered yet.
+    `_since` is when it was made or last answered, on the loop's clock. `_deaf`: nothing more is read from it, what was
+    asked is answered yet; `_mumbled`: and then it is told that the rest could not be read. `_closing`: all was said.
     """
 
     __slots__ = (
         "_closing",
+        "_deaf",
         "_listener",
+        "_mumbled",
         "_paused",
         "_peer",
         "_reader",
@@ -76,7 +78,7 @@ class _Connection(asyncio.Protocol):
         self._peer: str | None = None
         self._task: asyncio.Task[Answer] | None = None
         self._since = listener.loop.time()
-        self._spoke = self._paused = self._closing = False
+        self._spoke = self._paused = self._deaf = self._mumbled = self._closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A TCP connection; uvloop's are no subclass, so the type can only be told.
@@ -100,7 +102,7 @@ class _Connection(asyncio.Protocol):
         self._listener.closed(self, self._peer)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
+        if self._deaf or self._closing:
             # What was under way is let go by; more stays with the kernel, so that a flood costs the loop nothing.
             self._transport.pause_reading()
             return
@@ -111,10 +113,14 @@ class _Connection(asyncio.Protocol):
         except UnreadableError as error:
             # Strange bytes from a pod are nothing to alarm the operator with.
             log.debug("unreadable request", error=str(error))
-            # A body that breaks belongs to a request that has its answer, so there is nothing more to say.
-            self._mumbled(in_body=in_body or (bool(reader.asked) and not reader.whole))
-        else:
-            self._go_on()
+            self._deaf = True
+            if self._task is not None:
+                reader.asked.clear()  # the end follows the answer that is held
+            else:
+                # A body that breaks belongs to a request that has its answer, so there is nothing more to say.
+                self._mumbled = not in_body and (reader.whole or not reader.asked)
+            reader.whole = False
+        self._go_on()
 
     def pause_writing(self) -> None:
         # Who does not read is not read from either, so that nothing piles up here.
@@ -129,30 +135,42 @@ class _Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Take no more; a request that is held is answered first."""
+        self._deaf = True
         if self._task is None:
+            self._closing = True
             self._transport.close()
-        self._closing = True
+        else:
+            self._reader.asked.clear()
 
     def abort(self) -> None:
         """Cut it."""
         self._transport.abort()
 
     def _go_on(self) -> None:
-        """Answer what was asked, as far as that can be done now."""
+        """Answer the next request, as far as that can be done now: one a turn, because others wait for theirs."""
         listener, asked = self._listener, self._reader.asked
-        while asked and self._task is None and not self._paused and not self._closing:
-            self._spoke = True
-            one = asked.pop(0)
-            try:
-                outcome = eager.start(listener.walk(one.request), listener.loop)
-            except Exception as error:  # noqa: BLE001  the walk answers whatever happens: this is for what it cannot see
-                self._broke(one, error)
-                return
-            if isinstance(outcome, asyncio.Task):
-                self._task = outcome
-                outcome.add_done_callback(partial(self._waited, one))
-            else:
-                self._say(one, outcome)
+        if self._task is not None or self._paused or self._closing:
+            return
+        if not asked:
+            if self._deaf:
+                if self._mumbled:
+                    self._transport.write(httpwire.unreadable(_now()))
+                self._end()
+            return
+        self._spoke = True
+        one = asked.pop(0)
+        try:
+            outcome = eager.start(listener.walk(one.request), listener.loop)
+        except Exception as error:  # noqa: BLE001  the walk answers whatever happens: this is for what it cannot see
+            self._broke(one, error)
+            return
+        if isinstance(outcome, asyncio.Task):
+            self._task = outcome
+            outcome.add_done_callback(partial(self._waited, one))
+            return
+        self._say(one, outcome)
+        if asked or self._deaf:
+            listener.loop.call_soon(self._go_on)
 
     def _waited(self, one: Asked, task: "asyncio.Task[Answer]") -> None:
         self._task = None
@@ -163,7 +181,8 @@ class _Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001  as above
             self._broke(one, error)
             return
-        self._say(one._replace(keep=False) if self._closing else one, answer)
+        last = self._deaf and not self._reader.asked
+        self._say(one._replace(keep=False) if last else one, answer)
         self._go_on()
 
     def _say(self, one: Asked, answer: Answer) -> None:
@@ -180,19 +199,6 @@ class _Connection(asyncio.Protocol):
         log.error("answering broke", peer=self._peer, exc_info=error)
         body = imds.error_document(Reason.INTERNAL.value, ["the agent made a mistake", "tell the operator"])
         self._say(one._replace(keep=False), Answer(status=500, body=body, content_type=imds.JSON))
-
-    def _mumbled(self, *, in_body: bool) -> None:
-        """Answer what was asked before, say that the rest cannot be read, if that is no part of it, and end."""
-        self._go_on()
-        if self._closing:
-            return
-        if self._task is not None:
-            self._closing = True  # the end follows its answer
-            return
-        if not in_body and not self._reader.asked:
-            self._transport.write(httpwire.unreadable(_now()))
-        self._reader.whole = False
-        self._end()
 
     def _end(self) -> None:
         """Close, but not so that what was said is lost: a reset, because something is unread, would take it back."""

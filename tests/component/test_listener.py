@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from metaproxy.eager import in_task
-from metaproxy.httpwire import HEAD_LIMIT
+from metaproxy.httpwire import AHEAD_LIMIT, HEAD_LIMIT
 from metaproxy.imds import Answer, Request
 from metaproxy.listener import Listener, peer_of
 from metaproxy.telemetry import Metrics
@@ -320,8 +320,9 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     """Many requests in one packet: each is answered, in the order of asking."""
     async with bench() as b:
         wire = await b.dial()
-        await wire.send(b"".join(get(f"/{number}") for number in range(100)))
-        assert [(await wire.reply()).asked["target"] for _ in range(100)] == [f"/{number}" for number in range(100)]
+        await wire.send(b"".join(get(f"/{number}") for number in range(AHEAD_LIMIT)))
+        for number in range(AHEAD_LIMIT):
+            assert (await wire.reply()).asked["target"] == f"/{number}"
 
 
 async def test_a_request_in_single_bytes() -> None:
@@ -524,7 +525,7 @@ async def test_a_flood_is_not_read(target: str) -> None:
 
         flooding = asyncio.create_task(flood())
         if target == "/hold":
-            await b.until(lambda: any(connection._closing for connection in b.listener._connections))
+            await b.until(lambda: any(connection._deaf for connection in b.listener._connections))
             b.walk.release.set()
         assert (await wire.reply()).status == 200
         await b.until(lambda: b.connections == 0)
@@ -543,14 +544,54 @@ async def test_who_asks_without_reading_is_read_no_more() -> None:
         wire = Wire(*await asyncio.open_connection(sock=sock, limit=1 << 17))
         b.wires.append(wire)
         wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        count, long = 1000, "a" * 8000
-        sending = asyncio.create_task(wire.send(b"".join(get(f"/{number}/{long}") for number in range(count))))
-        await b.until(lambda: any(connection._paused for connection in b.listener._connections))
-        assert len(b.walk.requests) < count
+        count, long = 0, "a" * 900
+        while not any(connection._paused for connection in b.listener._connections):
+            await wire.send(b"".join(get(f"/{count + number}/{long}") for number in range(8)))
+            count += 8
+            expected = count
+            await b.until(
+                lambda expected=expected: (  # type: ignore[misc]
+                    len(b.walk.requests) == expected or any(one._paused for one in b.listener._connections)
+                )
+            )
         wire.reader._transport.resume_reading()  # type: ignore[attr-defined]
         for number in range(count):
             assert (await wire.reply()).asked["target"] == f"/{number}/{long}"
-        await sending
+
+
+async def test_who_asks_much_at_once_does_not_stop_the_others() -> None:
+    """One request a turn for each connection: bursts of one pod are answered between those of everybody else."""
+    async with bench() as b:
+        greedy = [await b.dial() for _ in range(20)]
+        modest = await b.dial("127.0.0.3")
+        assert (await modest.ask(get())).status == 200
+        b.walk.requests.clear()
+        for wire in greedy:
+            wire.writer.write(b"".join(get(f"/{number}") for number in range(AHEAD_LIMIT)))
+        modest.writer.write(get("/modest"))
+        assert (await modest.reply()).status == 200
+        before = [request.peer for request in b.walk.requests].index("127.0.0.3")
+        assert before <= 4 * len(greedy)
+        for wire in greedy:
+            for _ in range(AHEAD_LIMIT):
+                assert (await wire.reply()).status == 200
+
+
+async def test_what_is_sent_ahead_is_little() -> None:
+    """However many connections are held, each keeps no more than one request's bytes for later."""
+    async with bench() as b:
+        wires = [await b.dial() for _ in range(10)]
+        for wire in wires:
+            await wire.send(get("/hold"))
+        await b.until(lambda: len(b.walk.requests) == len(wires))
+        for wire in wires:
+            await wire.send(b"".join(get(f"/{'a' * 3000}") for _ in range(20)))
+        await b.until(lambda: all(connection._deaf for connection in b.listener._connections))
+        assert not any(connection._reader.asked for connection in b.listener._connections)
+        b.walk.release.set()
+        for wire in wires:
+            assert (await wire.reply()).headers["connection"] == "close"
+            assert await wire.rest() == b""
 
 
 # Connections.

@@ -114,10 +114,12 @@ def test_said_twice_it_says_neither(name: bytes) -> None:
         (head(b"Transfer-Encoding: chunked") + b"1;" + b"a" * BODY_LIMIT * 2, False),
         (head() * AHEAD_LIMIT, True),
         (head() * (AHEAD_LIMIT + 1), False),
+        (head(b"A: " + b"a" * 5000) * 3, True),
+        (head(b"A: " + b"a" * 5000) * 4, False),
     ],
     ids=[
         *("header", "long header", "long target", "headers", "many headers", "unfinished header", "empty lines"),
-        *("body", "long body", "trailer", "extension", "ahead", "far ahead"),
+        *("body", "long body", "trailer", "extension", "ahead", "far ahead", "much ahead", "too much ahead"),
     ],
 )
 def test_no_more_is_kept_than_that(data: bytes, fits: bool) -> None:
