@@ -5,12 +5,15 @@ Must not know: files, folders, or when they change.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 from metaproxy.caller import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Namespace, Pod
 from metaproxy.objects import ObjectError, namespace_from, pod_from
@@ -20,6 +23,15 @@ DEPTH_LIMIT = 64
 
 NODE_LIMIT = 2_000_000
 """How many values a file may have with its aliases written out: nine lines of aliases can mean a billion."""
+
+_BULK = frozenset(
+    {
+        *("managedFields", "volumes", "tolerations", "conditions"),
+        *("containers", "initContainers", "ephemeralContainers"),
+        *("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"),
+    }
+)
+"""Keys of lists that nobody here reads and that dumped pods mostly consist of: building them takes most of the time."""
 
 _DOCUMENT = re.compile(rb"^(?=---(?:\s|$))", re.MULTILINE)
 _DIRECTIVE = re.compile(rb"^%", re.MULTILINE)
@@ -62,8 +74,8 @@ def parse(data: bytes) -> Contents:
 def _document(data: bytes) -> tuple[int, Contents]:
     """How many values it has, and what they say."""
     try:
-        values = _measured(data)
-        documents = list(yaml.load_all(data, Loader=_Loader))
+        values, events = _skimmed(data)
+        documents = list(_built(events))
     except ManifestError:
         raise
     except Exception as error:  # PyYAML's constructors raise whatever they meet: KeyError, IndexError, AttributeError
@@ -83,31 +95,82 @@ def _document(data: bytes) -> tuple[int, Contents]:
     return values, Contents(pods=tuple(pods), namespaces=tuple(namespaces), skipped=tuple(skipped))
 
 
-def _measured(data: bytes) -> int:
-    """The number of values. Refuses what the loader must not see.
+def _skimmed(data: bytes) -> tuple[int, list[yaml.Event]]:  # noqa: C901  one pass, because passes are what costs
+    """The number of values, and the events to build from. Refuses what must not be built.
 
-    It is read as a flat stream of events, which cannot hurt.
+    A flat stream of events cannot hurt, however deep or wide what it means is.
     """
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = []
+    # Of each open collection: whether its next node is a key, None in a list.
+    key_next: list[bool | None] = []
+    kept: list[yaml.Event] = []
     total = 0
+    leave_out = b"&" not in data  # what has no name can be missed by nobody
+    left_out_below = 0
     for event in yaml.parse(data, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
-            total += sizes.get(str(event.anchor), 0)
-        elif isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append((event.anchor, total))
-            total += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
+        if isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_nodes.pop()
+            key_next.pop()
             if anchor:
                 sizes[anchor] = total - before
-        elif isinstance(event, yaml.ScalarEvent):
-            total += 1
+            if not left_out_below:
+                kept.append(event)
+            elif len(open_nodes) < left_out_below:
+                left_out_below = 0
+            continue
+        if isinstance(event, yaml.NodeEvent):
+            if key_next and key_next[-1] is not None:
+                key_next[-1] = not key_next[-1]
+            total += sizes.get(str(event.anchor), 0) if isinstance(event, yaml.AliasEvent) else 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            is_value = bool(key_next) and key_next[-1] is True
+            open_nodes.append((event.anchor, total - 1))
+            key_next.append(True if isinstance(event, yaml.MappingStartEvent) else None)
+            if leave_out and not left_out_below and is_value and _is_bulk(kept[-1], event):
+                kept.pop()
+                left_out_below = len(open_nodes)
+        if not left_out_below:
+            kept.append(event)
         if len(open_nodes) > DEPTH_LIMIT:
             raise ManifestError(f"nested deeper than {DEPTH_LIMIT} levels")
         if total > NODE_LIMIT:
             raise _too_many()
-    return total
+    return total, kept
+
+
+def _is_bulk(key: yaml.Event, value: yaml.Event) -> bool:
+    return isinstance(value, yaml.SequenceStartEvent) and isinstance(key, yaml.ScalarEvent) and key.value in _BULK
+
+
+class _Builder(Composer, SafeConstructor, Resolver):
+    """PyYAML's own composer and constructor, over events that were looked at before."""
+
+    def __init__(self, events: Sequence[yaml.Event]) -> None:
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        Resolver.__init__(self)
+        self._events = events
+        self._at = 0
+
+    def check_event(self, *kinds: type[yaml.Event]) -> bool:
+        """Whether the next event is one of these."""
+        return isinstance(self._events[self._at], kinds)
+
+    def peek_event(self) -> yaml.Event:
+        """The next event."""
+        return self._events[self._at]
+
+    def get_event(self) -> yaml.Event:
+        """The next event, taken."""
+        self._at += 1
+        return self._events[self._at - 1]
+
+
+def _built(events: Sequence[yaml.Event]) -> Iterator[Any]:
+    builder = _Builder(events)
+    while builder.check_data():  # type: ignore[no-untyped-call]
+        yield builder.get_data()
 
 
 def _too_many() -> ManifestError:

@@ -154,3 +154,47 @@ def test_many_small_documents_are_measured_together(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(yamlobjects, "NODE_LIMIT", 50)
     with pytest.raises(ManifestError, match="more than 50 values"):
         parse(b"".join(b"---\n{kind: %d}\n" % number for number in range(30)))
+
+
+DUMPED = """\
+apiVersion: v1
+kind: List
+items:
+- kind: Pod
+  metadata:
+    name: a
+    managedFields: [{fieldsV1: {"f:metadata": {}}, time: 2026-99-99}]
+    annotations: {iam.amazonaws.com/role: app, containers: x}
+    ownerReferences: [{kind: StatefulSet, name: db, controller: true}]
+  spec: {hostNetwork: false, containers: [{name: unread, env: [{name: A}]}], serviceAccountName: web}
+  status: {phase: Running, conditions: [{type: Ready}], podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}
+- {kind: Pod, containers: [unread], metadata: {name: b}}
+- kind: Pod
+  metadata: {name: c, volumes: {}, tolerations: unlisted}
+"""
+
+
+def test_the_bulk_of_dumped_pods_is_not_built() -> None:
+    """Who writes `kubectl get pods -o yaml` into a file waits for what is read of it alone."""
+    contents = parse(DUMPED.encode())
+    assert [pod.name for pod in contents.pods] == ["a", "b", "c"]
+    first = contents.pods[0]
+    assert (first.annotations[ROLE], first.service_account, first.addresses) == ("app", "web", ("10.0.0.1",))
+    assert first.workload == "db"
+    values, events = yamlobjects._skimmed(DUMPED.encode())
+    assert values > 40
+    assert not any(getattr(event, "value", "") in {"unread", "Ready", "f:metadata"} for event in events)
+
+
+def test_left_out_or_not_it_says_the_same() -> None:
+    """A name somewhere keeps everything, since something may refer to it: the same pods come of both."""
+    text = DUMPED.replace(", time: 2026-99-99", "").encode()
+    named = text + b"# &\n"
+    assert len(yamlobjects._skimmed(named)[1]) > len(yamlobjects._skimmed(text)[1])
+    assert parse(named) == parse(text)
+
+
+def test_what_is_named_in_the_bulk_can_be_meant_elsewhere() -> None:
+    """An alias to something inside a list that nobody reads is still what it stands for."""
+    (pod,) = parse(b"kind: Pod\nspec: {containers: [&n app]}\nmetadata: {name: *n}\n").pods
+    assert pod.name == "app"
