@@ -126,6 +126,12 @@ def _config(name: str, arguments: Sequence[str]) -> int:
     return CLEAN
 
 
+def _redirect(_name: str, arguments: Sequence[str]) -> int:
+    from metaproxy import redirect  # noqa: PLC0415
+
+    return redirect.main(arguments)
+
+
 def _demo(name: str, arguments: Sequence[str]) -> int:
     parser = _PlainParser(prog=f"metaproxy {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--once", action="store_true")
@@ -294,6 +300,16 @@ COMMANDS = {
         "  --ip ADDRESS\n      The pod that owns the address.\n"
         "  --json\n      The same for a program.",
         act=_explain,
+    ),
+    "redirect": Command(
+        summary="lead this node's pods to the agent, with no way around it",
+        usage="(apply | check | remove | watch | render) [--redirect.device DEVICE] [--redirect.port PORT] [--json]",
+        about="Puts addresses, routes, routing rules and nft tables in place; watch repairs them.\n"
+        "Needs CAP_NET_ADMIN, ip, nft, conntrack.\n\n"
+        "  --redirect.device DEVICE\n      An existing device for the addresses. Default: an own dummy, metaproxy0.\n"
+        "  --redirect.port PORT\n      The port on which the agent listens. Default: 80.\n"
+        "  --json\n      What check finds missing, for a program.",
+        act=_redirect,
     ),
     "health": Command(
         summary="ask the running agent whether it is alive, or ready",

@@ -1,0 +1,1 @@
+"""What needs root and a kernel's own network namespaces."""
