@@ -9,6 +9,7 @@ Exit code 1 when a suite failed, or, where CI=true, could not run: what is prove
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -44,12 +45,55 @@ def no_api_server() -> str:
     return said[0] if said else f"the check ended with {done.returncode}"
 
 
+TOOLS = {
+    "conntrack": "conntrack",
+    "curl": "curl",
+    "ip": "iproute2",
+    "iptables": "iptables",
+    "nft": "nftables",
+    "unshare": "util-linux",
+}
+"""Tools of the network suite, and the Debian packages that have them."""
+
+
+def no_network() -> str:
+    """Why network namespaces cannot be made and looked into here; empty when they can.
+
+    On Debian, as root, what is missing is installed first.
+    """
+    if os.geteuid() != 0:
+        return "it needs root, to make network namespaces"
+    if (missing := _missing_tools()) and shutil.which("apt-get"):
+        packages = sorted({TOOLS[tool] for tool in missing})
+        _say(f"suite network: installing {' '.join(packages)}")
+        try:
+            for step in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *packages]):
+                environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+                subprocess.run(["apt-get", *step], env=environment, timeout=CHECK_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            return f"apt-get did not end within {CHECK_SECONDS:.0f} s"
+    if missing := _missing_tools():
+        return f"not installed: {', '.join(missing)}"
+    done = subprocess.run(["unshare", "-n", "true"], capture_output=True, text=True, check=False)
+    return f"network namespaces cannot be made: {done.stderr.strip()}" if done.returncode else ""
+
+
+def _missing_tools() -> list[str]:
+    return [tool for tool in TOOLS if shutil.which(tool) is None]
+
+
 SUITES = (
     Suite(
         name="cluster",
         needs="Go, to build a real API server with etcd once (minutes, 3 GB of disk)",
         command=(sys.executable, "-m", "pytest", "tests/cluster"),
         obstacle=no_api_server,
+    ),
+    Suite(
+        name="network",
+        needs="root, and " + ", ".join(TOOLS),
+        command=(sys.executable, "-m", "pytest", "tests/network"),
+        obstacle=no_network,
     ),
 )
 

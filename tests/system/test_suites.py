@@ -1,6 +1,8 @@
 """The heavy suites: what runs, what is said of what cannot, and the exit code."""
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,5 +61,41 @@ def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_heavy_folder_is_a_suite() -> None:
-    """The real API server's tests are among the suites."""
-    assert [one.command[-1] for one in SUITES] == ["tests/cluster"]
+    """The tests with a real API server and those with real namespaces are among the suites."""
+    assert [one.command[-1] for one in SUITES] == ["tests/cluster", "tests/network"]
+
+
+def test_network_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else than root is told so, and nothing is installed."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "needs root" in test_all.no_network()
+
+
+def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be installed, each missing tool is named."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert test_all.no_network() == "not installed: conntrack, curl, ip, iptables, nft, unshare"
+
+
+def test_missing_tools_are_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On Debian, apt-get is asked for the packages of what is missing and of nothing else."""
+
+    def script(name: str, text: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    for tool in ("curl", "ip", "iptables", "unshare"):
+        script(tool, "exit 0")
+    script(
+        "apt-get",
+        f'echo "$@" >>{tmp_path}/asked\n'
+        f"[ $1 = update ] || for t in conntrack nft; do echo >{tmp_path}/$t; /bin/chmod 755 {tmp_path}/$t; done",
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert test_all.no_network() == ""
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "update -q",
+        "install -q -y --no-install-recommends conntrack nftables",
+    ]
