@@ -30,8 +30,10 @@ class Reason(StrEnum):
     CALLER_UNKNOWN = "CallerUnknown"
     CALLER_AMBIGUOUS = "CallerAmbiguous"
     CALLER_CHANGED = "CallerChanged"
+    CALLER_WITHDRAWN = "CallerWithdrawn"
     TOO_MANY_CONNECTIONS = "TooManyConnections"
 
+    HOST_NETWORK = "HostNetwork"
     NO_ROLE = "NoRole"
     OTHER_ROLE = "OtherRole"
     ROLE_MALFORMED = "RoleMalformed"
@@ -155,6 +157,12 @@ class CallerChanged(CallerError):
     """The address, or the role of its pod, changed hands while the request was held."""
 
     reason = Reason.CALLER_CHANGED
+
+
+class CallerWithdrawn(CallerError):
+    """The kernel shows that the peer's address is not where its pod was, and nothing newer says whose it is."""
+
+    reason = Reason.CALLER_WITHDRAWN
 
 
 class TooManyConnections(CallerError):
