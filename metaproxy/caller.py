@@ -37,8 +37,8 @@ class Pod:
 
     `addresses` are canonical texts of all its podIPs. `finished`: Succeeded or Failed, its address is free.
     `terminating`: being deleted, still running. `remembered`: its addresses were blank in the last event and are those
-    seen before. `annotations` has only the keys of `POD_ANNOTATIONS`. `workload` is its controller's name. `observed` is
-    a digest of what the kubelet alone writes of it: it differs when the kubelet has looked anew.
+    seen before. `annotations` has only the keys of `POD_ANNOTATIONS`. `workload` is its controller's name. `observed`
+    is a digest of what the kubelet alone writes of it: it differs when the kubelet has looked anew.
     """
 
     uid: str
@@ -132,7 +132,8 @@ def _merged_pod(before: Pod | None, after: Pod, listed: bool) -> Pod:
     if not after.addresses and before.addresses and not after.finished and not listed:
         # A status may be blank for a moment; the pod still answers at its address until somebody else claims it. Not so
         # in a list: what came before it was perhaps not seen, and so neither who claimed the address meanwhile.
-        after = replace(after, addresses=before.addresses, remembered=True)
+        # The kubelet has not looked at an address that it leaves out.
+        after = replace(after, addresses=before.addresses, remembered=True, observed=before.observed)
     return after
 
 
@@ -232,7 +233,7 @@ class Directory:
         return self._ties.losses if self._ties is not None else 0
 
     def saw(self, sights: Mapping[str, Carrier | None], dead: Iterable[int] = ()) -> set[str]:
-        """The kernel shows other carriers at these addresses; these devices are gone. Who has left a carrier by that."""
+        """The kernel shows other carriers at these addresses; these devices are gone. Which addresses have left one."""
         ties = self.witness()
         concerned = ties.saw(sights)
         for link in dead:
@@ -243,10 +244,7 @@ class Directory:
 
     def blind(self, blind: bool) -> None:
         """Whether the kernel cannot be heard now, so that no tie is certain."""
-        ties = self.witness()
-        if ties.blind != blind:
-            ties.blind = blind
-            self._settle(ties.addresses)
+        self._settle(self.witness().blinded(blind))
 
     def moved(self) -> dict[str, Why | None]:
         """The addresses whose owner is another than when this was last asked; why, where it was taken by the kernel."""

@@ -8,12 +8,15 @@ An address has a carrier of its own
 - where a host route leads to a device (point-to-point, as Calico and the VPC CNI make it): that device;
 - where its route leads to a bridge: the neighbour's hardware address, and the one port that the bridge knows for it.
 
+On a bridge that does not know one of the two (yet, or any more) the carrier is *awaited*: that is not the same as none,
+for an attacker can see to it that an address answers from nowhere.
+
 Everything else (a gateway, a device that many pods are behind, macvlan) shows none. Routes of other tables than `main`
 are not looked at: no CNI that makes host routes puts those of its pods elsewhere.
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,17 +27,20 @@ _FULL = {4: 32, 6: 128}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carrier:
-    """A device (`link`, in its life `born`: an index may be given anew), and on a bridge the hardware address there."""
+    """A device (`link`, in its life `born`: an index may be given anew), and on a bridge the hardware address there.
 
-    link: int
-    born: int
+    Without a device it is awaited on that bridge, and `hardware` is what is known of it.
+    """
+
+    link: int = 0
+    born: int = 0
     bridge: int = 0
     hardware: bytes = b""
 
-    def __str__(self) -> str:
-        if not self.bridge:
-            return f"device {self.link}"
-        return f"{self.hardware.hex(':')} at port {self.link} of bridge {self.bridge}"
+    @property
+    def device(self) -> tuple[int, int] | None:
+        """The device in its life; None while it is awaited."""
+        return (self.link, self.born) if self.link else None
 
 
 class Seen(NamedTuple):
@@ -80,9 +86,9 @@ class Table:
         return self._sights.keys()
 
     @property
-    def unseen(self) -> list[str]:
-        """Those of them that have no carrier."""
-        return [address for address, sight in self._sights.items() if sight is None]
+    def sights(self) -> Mapping[str, Carrier | None]:
+        """Their carriers, as last looked at."""
+        return self._sights
 
     def want(self, address: str) -> Carrier | None:
         """Look after an address from now on; its carrier now."""
@@ -92,11 +98,6 @@ class Table:
     def forget(self, address: str) -> None:
         """Look after it no longer."""
         self._sights.pop(address, None)
-
-    def asks(self, address: str) -> bool:
-        """Whether the kernel would ask its neighbours for the address, and so learn its carrier: on a bridge."""
-        link = self._route(address)[0]
-        return link in self._view.links and self._view.links[link].link.bridge
 
     def begin(self) -> None:
         """Everything will be listed anew."""
@@ -201,7 +202,7 @@ class Table:
         ports = {port for port, _ in self._view.ports.get((index, hardware), ())} if hardware else set()
         port = self._view.links.get(next(iter(ports))) if len(ports) == 1 else None
         if port is None or hardware is None:
-            return None
+            return Carrier(bridge=index, hardware=hardware or b"")
         return Carrier(link=port.link.index, born=port.born, bridge=index, hardware=hardware)
 
     def _route(self, text: str) -> tuple[int, bool]:

@@ -93,8 +93,8 @@ class Finder:
         self.observer: Observer | None = None
         self.reader: Reader | None = None
         self.lookout: Lookout | None = None
-        # Told of each address that has left a carrier: whoever opened a connection from there is not who is there now, and
-        # what was written to it but not yet acknowledged would be sent to the newcomer.
+        # Told of each address that has left a carrier: whoever opened a connection from there is not who is there now,
+        # and what was written to it but not yet acknowledged would be sent to the newcomer.
         self.on_moved: Callable[[str], None] = lambda _: None
         self._withdrawals = {why: metrics.counter("caller_withdrawn_total", why=why.value) for why in Why}
         self.pods_synced = False
@@ -272,8 +272,8 @@ class Finder:
             if not pod.terminating:
                 self.observer.owner_withdrawn(
                     pod,
-                    f"{address} is withdrawn ({why.value}): the node's kernel does not show it where the pod was; it is "
-                    "given back when it is there again, or when there is newer word of the pod",
+                    f"{address} is withdrawn ({why.value}): the node's kernel does not show it where the pod was; "
+                    "it is given back when it is there again, or when there is newer word of the pod",
                 )
 
     def _ask_read(self, address: str) -> None:

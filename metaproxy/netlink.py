@@ -3,15 +3,15 @@
 Knows: the layout of these four messages and of the requests for all of them.
 Must not know: sockets, what anybody concludes.
 
-An own reader instead of a library's: four kinds of message are a page, it costs neither memory nor a second loop, and it
-can be total: what it does not understand is left out, never raised.
+An own reader instead of a library's: four kinds of message are a page, it costs neither memory nor a second loop, and
+it can be total: what it does not understand is left out, never raised.
 
 Sources: linux/netlink.h, rtnetlink.h, if_link.h, neighbour.h.
 """
 
 import ipaddress
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 GROUPS = 1 << 0 | 1 << 2 | 1 << 6 | 1 << 10
@@ -143,22 +143,16 @@ def _request(kind: int, body: bytes) -> bytes:
 
 
 def _message(kind: int, body: bytes) -> Message | None:
-    if kind == _DONE:
-        return End()
-    if kind == _ERROR:
-        return End(broken=True)
+    if kind in {_DONE, _ERROR}:
+        # The last message of a list carries the error that ended it, 0 is none.
+        return End(broken=kind == _ERROR or any(body[:4]))
     if kind == _OVERRUN:
         return Overrun()
     try:
-        if kind in {_NEW_LINK, _DEL_LINK}:
-            return _link(body, gone=kind == _DEL_LINK)
-        if kind in {_NEW_ROUTE, _DEL_ROUTE}:
-            return _route(body, gone=kind == _DEL_ROUTE)
-        if kind in {_NEW_NEIGHBOUR, _DEL_NEIGHBOUR}:
-            return _neighbour(body, gone=kind == _DEL_NEIGHBOUR)
-    except (struct.error, ValueError):
-        pass
-    return None
+        read, gone = _READ[kind]
+        return read(body, gone)
+    except (KeyError, struct.error, ValueError):
+        return None
 
 
 def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
@@ -176,7 +170,7 @@ def _number(data: bytes | None) -> int:
     return int.from_bytes(data, "little" if _HEADER.pack(1, 0, 0, 0, 0)[0] else "big") if data else 0
 
 
-def _link(body: bytes, *, gone: bool) -> Link | None:
+def _link(body: bytes, gone: bool) -> Link | None:
     address, name, peer, info, kind, netns = 1, 3, 5, 18, 1, 37
     family, _, index, flags, _ = _LINK.unpack_from(body)
     if family == _BRIDGE:
@@ -193,7 +187,7 @@ def _link(body: bytes, *, gone: bool) -> Link | None:
     )
 
 
-def _route(body: bytes, *, gone: bool) -> Route | None:
+def _route(body: bytes, gone: bool) -> Route | None:
     destination, out, gateway, priority, multipath, table, via, nexthop = 1, 4, 5, 6, 9, 15, 18, 30
     family, length, _, tos, small_table, _, _, kind, flags = _ROUTE.unpack_from(body)
     has = _attributes(body, _ROUTE.size)
@@ -215,7 +209,7 @@ def _route(body: bytes, *, gone: bool) -> Route | None:
     )
 
 
-def _neighbour(body: bytes, *, gone: bool) -> Neighbour | Forwarding | None:
+def _neighbour(body: bytes, gone: bool) -> Neighbour | Forwarding | None:
     destination, hardware, vlan, master = 1, 2, 5, 9
     family, index, state, flags, _ = _NEIGHBOUR.unpack_from(body)
     has = _attributes(body, _NEIGHBOUR.size)
@@ -237,3 +231,13 @@ def _neighbour(body: bytes, *, gone: bool) -> Neighbour | Forwarding | None:
         address=str(ipaddress.ip_address(has[destination])),
         hardware=has.get(hardware, b"") if known else b"",
     )
+
+
+_READ: dict[int, tuple[Callable[[bytes, bool], Fact | None], bool]] = {
+    _NEW_LINK: (_link, False),
+    _DEL_LINK: (_link, True),
+    _NEW_ROUTE: (_route, False),
+    _DEL_ROUTE: (_route, True),
+    _NEW_NEIGHBOUR: (_neighbour, False),
+    _DEL_NEIGHBOUR: (_neighbour, True),
+}

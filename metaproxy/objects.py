@@ -113,6 +113,8 @@ def _workload(metadata: Mapping[str, Any], name: str) -> str:
 
 
 def _observed(status: Mapping[str, Any]) -> str:
+    if not status:
+        return ""
     conditions = [
         condition
         for condition in map(_mapping, _sequence(status.get("conditions")))

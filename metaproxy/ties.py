@@ -1,4 +1,4 @@
-"""Which claim to an address counts, by what the kernel says of the address: the owner is tied to a carrier.
+"""Which claims to an address count, by what the kernel says of the address: the owner is tied to a carrier.
 
 Knows: the carrier that each address has now, the one its owner was tied to, and what has been proved since it was lost.
 Must not know: how claims are learnt, the clock, sockets.
@@ -16,21 +16,24 @@ API server that *began* after the loss does: every version later than that list'
 address's `fence`). So
 
 - a pod that claimed the address when it was lost counts again only with a version behind the fence, in which the node
-  agent (kubelet) itself has said something new of the pod (`observed`), and not when it is being deleted: an annotation,
-  a label or a deletion write the old addresses once more, and so does the read, without anybody having looked at them.
+  agent (kubelet) itself has said something new of the pod (`observed`), and not when it is being deleted: an
+  annotation, a label or a deletion write the old addresses once more, and so does the read, without anybody having
+  looked at them.
 - a pod that did not, counts behind the fence; and, if it is known whose carrier was lost, also when that read names it.
-  If it is not (a carrier that was never tied went), only what is behind the fence counts: the read could name the loser.
+  If it is not (a carrier that was never tied went), only what is behind the fence counts: the read could name the
+  loser.
 
 Until the read is there nobody counts. When an owner's claim ends by the API server's word, the fence is the version of
 that word. Claims without version are files, whose author's newest word always counts.
 
-A bridge forgets: a neighbour or a port that is not known at the moment is no loss, but nobody is the owner meanwhile. It
-is asked for before a connection from there can be made. Two pods' addresses at one hardware address have no owners while
-that lasts. Where no carrier was ever seen at an address nothing is changed: claims decide alone.
+A bridge forgets: that a neighbour or a port is not known at the moment is no loss, but nobody is the owner meanwhile.
+It is asked for before a connection from there can be made. Two pods' addresses behind one port of a bridge have no
+owners while that lasts, and nobody is tied to a port to which another pod is. Where no carrier is seen at an address,
+or one device carries several pods off bridges, nothing is changed: claims decide alone.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
@@ -100,23 +103,23 @@ class _Point:
 class Ties(Generic[ClaimT]):
     """The points of all addresses that are claimed, or were. `claims` tells who claims an address now.
 
-    `blind`: the kernel was not heard for a moment, so that no tie is certain. `moved`: addresses that have left a carrier
-    since whoever reads this last emptied it.
+    `moved`: addresses that have left a carrier since whoever reads this last emptied it.
     """
 
     def __init__(self, claims: Callable[[str], Sequence[ClaimT]]) -> None:
         self._claims = claims
         self._points: dict[str, _Point] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
-        self._at: dict[object, set[str]] = {}
+        self._at: dict[tuple[int, int], set[str]] = {}
+        self._common: set[tuple[int, int]] = set()
+        self._blind, self._heard = True, False
         self.losses = 0
         self.moved: set[str] = set()
-        self.blind = False
 
     @property
-    def addresses(self) -> frozenset[str]:
+    def addresses(self) -> Iterable[str]:
         """Those whose carriers matter."""
-        return frozenset(self._points)
+        return self._points.keys()
 
     @property
     def unproved(self) -> bool:
@@ -124,15 +127,23 @@ class Ties(Generic[ClaimT]):
         return any(point.fence is None for point in self._points.values())
 
     def states(self) -> Mapping[str, int]:
-        """How many claimed addresses are tied to a carrier, withdrawn from their owner, or have never had a carrier."""
+        """How many claimed addresses are tied, withdrawn (or not seen yet on their bridge), without an own carrier."""
         counts = {"tied": 0, "withdrawn": 0, "unseen": 0}
         for address, point in self._points.items():
             if address not in self._idle:
-                counts["withdrawn" if point.broken else "tied" if point.tied else "unseen"] += 1
+                tied = point.tied is not None and not point.broken
+                lost = point.broken or (point.sight is not None and point.sight.device not in self._common)
+                counts["tied" if tied else "withdrawn" if lost else "unseen"] += 1
         return counts
 
+    def blinded(self, blind: bool) -> set[str]:
+        """Whether the kernel cannot be heard, so that no tie is certain; the addresses concerned. So it begins."""
+        changed = blind != self._blind
+        self._blind, self._heard = blind, self._heard or not blind
+        return set(self._points) if changed else set()
+
     def claimed(self, address: str, gone: ClaimT | None, version: int) -> set[str]:
-        """The claims to an address changed, that of `gone` ended, by a word of this version; the addresses concerned."""
+        """Claims to an address changed, that of `gone` ended, by a word of this version; the addresses concerned."""
         claims, point = self._claims(address), self._points.get(address)
         if point is None:
             if not claims:
@@ -140,12 +151,12 @@ class Ties(Generic[ClaimT]):
             point = self._points[address] = _Point()
         if gone is not None and gone.uid == point.uid:
             self._end(point, gone, version)
+        concerned = {address, *self._beside(point.sight), *self._beside(point.tied)}
         if claims:
             self._idle.pop(address, None)
         else:
             self._idle[address] = None
             self._idle.move_to_end(address)
-        concerned = {address} | (self._at[_place(point.sight)] if point.sight is not None else set())
         if len(self._idle) > REMEMBERED:
             oldest, _ = self._idle.popitem(last=False)
             self._move(oldest, self._points.pop(oldest), None)
@@ -155,31 +166,33 @@ class Ties(Generic[ClaimT]):
         """The kernel says that these addresses have other carriers; the addresses whose owners may differ by that."""
         concerned = set(sights)
         for address, sight in sights.items():
-            point = self._points.get(address)
-            if point is None:
+            if (point := self._points.get(address)) is None:
                 continue
             concerned |= self._move(address, point, sight)
-            if sight is None:
-                if point.last is not None and not point.last.bridge:
-                    self._lose(address, point)
-                continue
-            if point.last is not None and point.last != sight:
-                if sight == point.tied:
+            last = point.last
+            if last is not None and _differs(last, sight):
+                if last.device in self._common:
+                    point.last = None
+                elif sight == point.tied:
                     self.moved.add(address)
                 else:
                     self._lose(address, point)
-            if sight == point.tied:
-                point.broken = False
-            point.last = sight
+            if sight is not None and sight.device is not None:
+                point.broken = point.broken and sight != point.tied
+                point.last = sight
         return concerned
 
     def died(self, link: int) -> set[str]:
         """A device is gone: what it carried is lost, on bridges too. The addresses concerned."""
-        concerned = {
-            address for address, point in self._points.items() if point.last is not None and point.last.link == link
-        }
-        for address in concerned:
-            self._lose(address, self._points[address])
+        concerned = set()
+        for address, point in self._points.items():
+            if point.last is not None and point.last.link == link:
+                concerned.add(address)
+                if point.last.device in self._common:
+                    point.last = None
+                else:
+                    self._lose(address, point)
+        self._common = {device for device in self._common if device[0] != link}
         return concerned
 
     def proved(self, version: int, since: int) -> set[str]:
@@ -191,40 +204,42 @@ class Ties(Generic[ClaimT]):
                 decided.add(address)
         return decided
 
-    def spoken(self) -> frozenset[str]:
+    def spoken(self) -> set[str]:
         """Files were read anew: their word counts, whatever happened before. The addresses that this may decide."""
         for point in self._points.values():
             point.fence, point.anonymous = 0, False
             point.stale.clear()
-        return self.addresses
+        return set(self._points)
 
     def judge(self, address: str) -> list[ClaimT] | Why:
         """Whose claims count now, tying a single one to the carrier; or why nobody's does."""
         claims, point = self._claims(address), self._points.get(address)
-        if point is None:
-            return list(claims)
-        counting = [claim for claim in claims if _counts(point, claim)]
-        best = [claim for claim in counting if not claim.terminating] or counting
-        if not best:
-            return Why.LOST if claims else []
-        if self._shared(address, point, claims):
-            return Why.SHARED
-        if self.blind and point.tied is not None:
+        if point is None or not claims:
+            return _best(claims)
+        if self._blind and not (self._heard and point.tied is None and point.sight is None):
             return Why.BLIND
+        if self._several(address, point, claims):
+            if point.sight is not None and point.sight.bridge:
+                return Why.SHARED
+            self._untie(point.sight)
+        if point.sight is not None and point.sight.device in self._common:
+            return _best(claims)
+        best = _best([claim for claim in claims if _counts(point, claim)])
+        if not best:
+            return Why.LOST
         return best if len(best) > 1 else self._tied(address, point, best[0])
 
     def _tied(self, address: str, point: _Point, claim: ClaimT) -> list[ClaimT] | Why:
         if point.sight is None:
             # Never a carrier: no network that shows any. Else one is awaited.
             return [claim] if point.tied is None and not point.loss else Why.UNRESOLVED
+        if point.sight.device is None:
+            return Why.UNRESOLVED
         if claim.uid == point.uid and not point.broken:
             return [claim]
-        if self._taken(address, point.sight, claim):
-            if point.loss:
-                return Why.SHARED  # nobody is tied to what carries a neighbour
-            if not point.sight.bridge:
-                return [claim]  # one device for many pods tells nobody apart
-        point.uid, point.tied, point.broken = claim.uid, point.sight, False
+        if point.sight.bridge and self._taken(address, point.sight, claim):
+            return Why.SHARED
+        point.uid, point.tied, point.broken, point.anonymous = claim.uid, point.sight, False, False
         return [claim]
 
     def _end(self, point: _Point, claim: ClaimT, version: int) -> None:
@@ -245,40 +260,64 @@ class Ties(Generic[ClaimT]):
         self.losses += 1
         return self.losses
 
+    def _untie(self, sight: Carrier | None) -> None:
+        """A device off bridges carries several pods: it tells nobody from anybody."""
+        if sight is not None and sight.device is not None:
+            self._common.add(sight.device)
+            for address in self._beside(sight):
+                point = self._points[address]
+                if point.tied == sight:
+                    point.uid, point.tied, point.broken = "", None, False
+
+    def _beside(self, sight: Carrier | None) -> set[str]:
+        """The addresses at that device now."""
+        return self._at.get(sight.device, set()) if sight is not None and sight.device is not None else set()
+
     def _move(self, address: str, point: _Point, sight: Carrier | None) -> set[str]:
-        """Index the new sight; who is at the old or the new hardware address."""
+        """Index the new sight; who is at the old or the new device."""
         concerned: set[str] = set()
-        if point.sight is not None:
-            there = self._at[_place(point.sight)]
+        if point.sight is not None and point.sight.device is not None:
+            there = self._at[point.sight.device]
             there.discard(address)
             concerned |= there
             if not there:
-                del self._at[_place(point.sight)]
-        if sight is not None:
-            there = self._at.setdefault(_place(sight), set())
+                del self._at[point.sight.device]
+        if sight is not None and sight.device is not None:
+            there = self._at.setdefault(sight.device, set())
             concerned |= there
             there.add(address)
         point.sight = sight
         return concerned
 
-    def _shared(self, address: str, point: _Point, claims: Sequence[ClaimT]) -> bool:
-        """Whether another pod's address is at the same hardware address of the same bridge."""
-        if point.sight is None or not point.sight.bridge:
-            return False
+    def _several(self, address: str, point: _Point, claims: Sequence[ClaimT]) -> bool:
+        """Whether another pod's address is at the same device."""
         mine = {claim.uid for claim in claims}
-        theirs = [self._claims(other) for other in self._at[_place(point.sight)] if other != address]
+        theirs = [self._claims(other) for other in self._beside(point.sight) if other != address]
         return any(pods and mine.isdisjoint(pod.uid for pod in pods) for pods in theirs)
 
     def _taken(self, address: str, sight: Carrier, claim: ClaimT) -> bool:
-        """Whether another pod is tied to the same device."""
+        """Whether another pod was tied to the port: it is that pod's as long as the device lives, wherever it is seen."""
         return any(
             point.tied is not None
-            and not point.broken
-            and (point.tied.link, point.tied.born) == (sight.link, sight.born)
+            and point.tied.device == sight.device
             and point.uid != claim.uid
+            and claim.uid not in {each.uid for each in self._claims(other)}
             for other, point in self._points.items()
             if other != address
         )
+
+
+def _best(claims: Sequence[ClaimT]) -> list[ClaimT]:
+    return [claim for claim in claims if not claim.terminating] or list(claims)
+
+
+def _differs(last: Carrier, sight: Carrier | None) -> bool:
+    """Whether the address is elsewhere now: that a bridge has forgotten its port, or knows nothing of it, is not."""
+    if sight is None:
+        return not last.bridge
+    if sight.device is None:
+        return sight.bridge != last.bridge or sight.hardware not in {b"", last.hardware}
+    return sight != last
 
 
 def _counts(point: _Point, claim: Claim) -> bool:
@@ -291,7 +330,3 @@ def _counts(point: _Point, claim: Claim) -> bool:
     if claim.uid in point.stale:
         return behind and claim.observed != point.stale[claim.uid] and not claim.terminating
     return behind or not point.anonymous
-
-
-def _place(carrier: Carrier) -> object:
-    return (carrier.bridge, carrier.hardware) if carrier.bridge else (carrier.link, carrier.born)

@@ -139,16 +139,20 @@ class Witness:
             self._sink.blind(True)
             log.warning("the kernel does not answer", seconds=PATIENCE)
             return "broken"
-        if self._outcome is not None:
-            await asyncio.sleep(PAUSE if self._outcome == "broken" else 0)
-            return self._outcome
+        if (outcome := self._why()) is not None:
+            await asyncio.sleep(PAUSE if outcome == "broken" else 0)
+            return outcome
         self._ended.clear()
         try:
             async with asyncio.timeout(AUDIT):
                 await self._ended.wait()
         except TimeoutError:
             return "audit"
-        return self._outcome or "broken"
+        return self._why() or "broken"
+
+    def _why(self) -> Reason | None:
+        """Why everything has to be asked anew, by what was read meanwhile."""
+        return self._outcome
 
     def _ask(self) -> None:
         """Send the next request, or be done."""
