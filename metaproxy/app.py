@@ -128,6 +128,7 @@ class Agent:
                 self.metrics,
                 connections_per_address=settings.server.connections_per_address,
             )
+            self._finder.on_moved = self._listener.reset
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_eternal(name, run()), name=name) for name, run in self._duties().items()]
                 tasks.append(group.create_task(self._detect(), name="detect base ARN"))

@@ -22,6 +22,9 @@ from typing import NamedTuple
 
 from metaproxy.netlink import Fact, Forwarding, Link, Neighbour, Route
 
+FORWARDING = 16384
+"""Hardware addresses that are kept of all bridges: a pod can make up as many as it likes, a node has some hundreds."""
+
 _FULL = {4: 32, 6: 128}
 
 
@@ -81,13 +84,8 @@ class Table:
         self._sights: dict[str, Carrier | None] = {}
 
     @property
-    def wanted(self) -> Iterable[str]:
-        """The addresses that are looked after."""
-        return self._sights.keys()
-
-    @property
     def sights(self) -> Mapping[str, Carrier | None]:
-        """Their carriers, as last looked at."""
+        """The addresses that are looked after, and their carriers as last looked at."""
         return self._sights
 
     def want(self, address: str) -> Carrier | None:
@@ -169,6 +167,14 @@ class Table:
                 ports.add((fact.port, fact.vlan))
             if not ports:
                 del view.ports[fact.bridge, fact.hardware]
+            elif len(view.ports) > FORWARDING:
+                self._drop_stray(view)
+
+    def _drop_stray(self, view: _View) -> None:
+        """Forget the oldest half of the hardware addresses that no neighbour has."""
+        used = {(link, hardware) for (link, _), hardware in view.neighbours.items()}
+        for key in [key for key in view.ports if key not in used][: FORWARDING // 2]:
+            del view.ports[key]
 
     def _apply_link(self, view: _View, link: Link) -> None:
         before = view.links.get(link.index)

@@ -76,8 +76,8 @@ class Observer(Protocol):
 class Lookout(Protocol):
     """Who watches the kernel."""
 
-    def follow(self, addresses: frozenset[str]) -> None:
-        """These addresses matter, and no others."""
+    def follow(self, addresses: Mapping[str, bool]) -> None:
+        """These addresses matter, and no others; each with whether anybody claims it."""
         ...
 
 
@@ -154,7 +154,8 @@ class Finder:
             if not told and until >= deadline:
                 return None
             if not told:
-                self._ask_read(address)
+                if self._directory.withdrawn(address) is None:
+                    self._ask_read(address)  # what the kernel took a read has been wanted for already, or cannot give
                 patience = deadline
 
     async def news(self, key: Hashable, *, deadline: float) -> bool:

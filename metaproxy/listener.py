@@ -8,8 +8,10 @@ its credentials ready costs no task.
 """
 
 import asyncio
+import os
+import socket
+import struct
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from functools import lru_cache, partial
@@ -41,6 +43,9 @@ DRAIN = 5.0
 
 BACKLOG = 4096
 """Connections that the kernel keeps for us while the loop is busy."""
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing resets, and what was written but not acknowledged is never sent again."""
 
 _peer_address = lru_cache(maxsize=4096)(canonical_address)
 
@@ -146,6 +151,18 @@ class _Connection(asyncio.Protocol):
         """Cut it."""
         self._transport.abort()
 
+    def reset(self) -> None:
+        """Cut it so that nothing of what was written is sent any more, now or again."""
+        self._closing = True
+        # Of a copy: event loops keep the writes of a turn back, and their own sockets cannot be shut.
+        with socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno())) as end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError as error:
+                log.debug("already at its end", peer=self._peer, error=str(error))
+        self._transport.abort()
+
     def _go_on(self) -> None:
         """Answer the next request, as far as that can be done now: one a turn, because others wait for theirs."""
         listener, asked = self._listener, self._reader.asked
@@ -247,7 +264,7 @@ class Listener:
         self.keep_alive = keep_alive
         self._drain = drain
         self._cap = connections_per_address
-        self._by_address: Counter[str] = Counter()
+        self._by_address: dict[str, set[_Connection]] = {}
         self._connections: set[_Connection] = set()
         self._nobody = asyncio.Event()
         self._limit = LogLimit()
@@ -286,14 +303,14 @@ class Listener:
 
     def opened(self, connection: _Connection, peer: str) -> bool:
         """A connection was made; False when its address has too many."""
-        if self._by_address[peer] >= self._cap:
+        if len(self._by_address.get(peer, ())) >= self._cap:
             self._refused.inc()
             if (left_out := self._limit.left_out(peer, self.loop.time())) is not None:
                 log.warning(
                     "too many connections", peer=peer, reason=Reason.TOO_MANY_CONNECTIONS, left_out=left_out or None
                 )
             return False
-        self._by_address[peer] += 1
+        self._by_address.setdefault(peer, set()).add(connection)
         self._connections.add(connection)
         self._open.inc()
         return True
@@ -302,11 +319,16 @@ class Listener:
         """A counted connection ended."""
         self._open.dec()
         self._connections.discard(connection)
-        self._by_address[peer] -= 1
+        self._by_address[peer].discard(connection)
         if not self._by_address[peer]:
             del self._by_address[peer]
         if not self._connections:
             self._nobody.set()
+
+    def reset(self, address: str) -> None:
+        """Whoever has the address now did not open its connections: cut them, and let nothing more be sent on them."""
+        for connection in self._by_address.get(address, ()):
+            connection.reset()
 
     def _connect(self) -> _Connection:
         return _Connection(self)

@@ -33,7 +33,7 @@ or one device carries several pods off bridges, nothing is changed: claims decid
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
@@ -117,9 +117,9 @@ class Ties(Generic[ClaimT]):
         self.moved: set[str] = set()
 
     @property
-    def addresses(self) -> Iterable[str]:
-        """Those whose carriers matter."""
-        return self._points.keys()
+    def addresses(self) -> dict[str, bool]:
+        """Those whose carriers matter, each with whether anybody claims it now."""
+        return {address: address not in self._idle for address in self._points}
 
     @property
     def unproved(self) -> bool:
@@ -296,7 +296,7 @@ class Ties(Generic[ClaimT]):
         return any(pods and mine.isdisjoint(pod.uid for pod in pods) for pods in theirs)
 
     def _taken(self, address: str, sight: Carrier, claim: ClaimT) -> bool:
-        """Whether another pod was tied to the port: it is that pod's as long as the device lives, wherever it is seen."""
+        """Whether another pod was tied to the port: it is that pod's while the device lives, wherever it is seen."""
         return any(
             point.tied is not None
             and point.tied.device == sight.device

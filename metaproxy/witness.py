@@ -4,13 +4,16 @@ Knows: a socket of rtnetlink, when everything has to be asked anew, how to make 
 Must not know: what pods are, what a carrier means for an owner.
 
 No privilege is needed: anybody may listen. Messages can be lost when they come faster than they are read; the kernel
-says so, and everything is asked for again. Until it is there nothing is certain, and it is reported so.
+says so, and everything is asked for again. Until it is there, or while more waits than is read in a turn, nothing is
+certain, and it is reported so.
 """
 
 import asyncio
 import random
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import count
 from typing import Literal, Protocol
 
@@ -32,6 +35,9 @@ DATAGRAM = 1 << 17
 BUFFER = 1 << 22
 """Bytes that may wait unread; the kernel gives what it allows without privilege."""
 
+TURN = 256
+"""Datagrams that are read before others may run: a pod can make the kernel talk without end."""
+
 AUDIT = 60.0
 """Seconds after which everything is asked anew, should a word have been missed: IPv4 routes can go without one."""
 
@@ -44,8 +50,16 @@ PAUSE = 0.1
 ASK_AGAIN = (0.5, 30.0)
 """Seconds between two datagrams to an address that the kernel does not know: from, and growing to."""
 
+CALL_HOME = 0.5
+"""Seconds between two datagrams to an address that has left its port on a bridge: it may want to come back."""
+
 DISCARD = 9
 """The port to which nothing is said (RFC 863): that a packet has to go there makes the kernel look for the address."""
+
+IP_PKTINFO = 8
+"""Linux's number of the option that names a datagram's device; Python has no name for it."""
+
+_PACKET_INFO = struct.Struct("=iII")
 
 
 class Sink(Protocol):
@@ -56,16 +70,21 @@ class Sink(Protocol):
         ...
 
     def blind(self, blind: bool) -> None:
-        """Whether the kernel cannot be heard for the moment."""
+        """Whether the kernel cannot be heard for the moment; it begins so."""
         ...
 
 
 class Witness:
-    """See the module. `follow` says which addresses matter; `run` is its life."""
+    """See the module. `follow` says which addresses matter; `run` is its life.
 
-    def __init__(self, sink: Sink, metrics: Metrics) -> None:
+    `_claimed`: the addresses that are looked for when the kernel does not know them. `_homes`: the port that an address
+    was last seen at before it was elsewhere or nowhere, while that port is there.
+    """
+
+    def __init__(self, sink: Sink, metrics: Metrics, *, buffer: int = BUFFER) -> None:
         self._sink = sink
         self._metrics = metrics
+        self._buffer = buffer
         self._table = Table()
         self._sequence = count(random.randrange(1, 1 << 30))  # noqa: S311  a number to know answers by, no secret
         self._requests: Iterator[bytes] = iter(())
@@ -74,54 +93,68 @@ class Witness:
         self._outcome: Reason | None = None
         self._socket: socket.socket | None = None
         self._probes: dict[int, socket.socket] = {}
-        self._asked: dict[str, tuple[asyncio.TimerHandle, float]] = {}
+        self._claimed: frozenset[str] = frozenset()
+        self._homes: dict[str, Carrier] = {}
+        self._last: dict[str, Carrier] = {}
+        self._asked: dict[str, asyncio.TimerHandle] = {}
+        self._whole = self._behind = False
         self._trouble = "not listening yet"
 
     def status(self) -> str:
         """One line for a person."""
         return self._trouble or "listening to the kernel"
 
-    def follow(self, addresses: frozenset[str]) -> None:
-        """These addresses matter, and no others."""
-        for address in [address for address in self._table.wanted if address not in addresses]:
+    def follow(self, addresses: Mapping[str, bool]) -> None:
+        """These addresses matter, and no others; each with whether it is to be looked for, too."""
+        self._claimed = frozenset(address for address, claimed in addresses.items() if claimed)
+        for address in [address for address in self._table.sights if address not in addresses]:
             self._table.forget(address)
             self._settled(address)
-        known = set(self._table.wanted)
-        sights = {address: self._table.want(address) for address in addresses if address not in known}
-        seen = {address: sight for address, sight in sights.items() if sight is not None}
-        if seen:
-            self._sink.saw(seen, ())
-        for address in sights.keys() - seen.keys():
-            self._look_for(address)
+            self._last.pop(address, None)
+            self._homes.pop(address, None)
+        new = {address: self._table.want(address) for address in addresses if address not in self._table.sights}
+        self._report(Seen({address: sight for address, sight in new.items() if sight is not None}, ()))
+        for address in self._claimed:
+            self._mind(address)
 
     async def run(self) -> None:
         """Eternal: listen, and ask for everything when that is due."""
+        with ExitStack() as stack:
+            try:
+                self._open(stack)
+            except OSError as error:
+                # Where there is nothing to be heard nothing is taken from anybody.
+                self._trouble = f"the kernel cannot be heard: {error}"
+                log.error("the kernel cannot be heard", error=str(error))  # noqa: TRY400  a trace would help nobody
+                self._sink.blind(False)
+                await asyncio.Event().wait()
+            reason: Reason = "start"
+            while True:
+                reason = await self._round(reason)
+
+    def _open(self, stack: ExitStack) -> None:
         loop = asyncio.get_running_loop()
-        reason: Reason = "start"
-        with (
-            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE) as listening,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe,
-        ):
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-            listening.bind((0, netlink.GROUPS))
-            self._port = listening.getsockname()[0]
-            self._socket, self._probes = listening, {4: probe}
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+        listening = stack.enter_context(socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
+        listening.bind((0, netlink.GROUPS))
+        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
             try:
-                self._probes[6] = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            except OSError:
-                log.info("the kernel has no IPv6: its addresses are not looked for")
-            loop.add_reader(listening, self._readable)
-            try:
-                while True:
-                    reason = await self._round(reason)
-            finally:
-                loop.remove_reader(listening)
-                for timer, _ in self._asked.values():
-                    timer.cancel()
-                self._asked.clear()
-                self._socket = None
-                if 6 in self._probes:  # noqa: PLR2004  IP's
-                    self._probes.pop(6).close()
+                probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            except OSError as error:
+                log.info("addresses of a family are not looked for", version=version, error=str(error))
+            else:
+                self._probes[version] = stack.enter_context(probe)
+        self._socket, self._port = listening, listening.getsockname()[0]
+        stack.callback(self._close)
+        loop.add_reader(listening, self._readable)
+        stack.callback(loop.remove_reader, listening)
+
+    def _close(self) -> None:
+        for address in list(self._asked):
+            self._settled(address)
+        self._probes.clear()
+        self._socket = None
 
     async def _round(self, reason: Reason) -> Reason:
         """Ask for everything, then only listen; why everything has to be asked anew."""
@@ -135,8 +168,7 @@ class Witness:
             async with asyncio.timeout(PATIENCE):
                 await self._ended.wait()
         except TimeoutError:
-            self._trouble = "the kernel does not answer"
-            self._sink.blind(True)
+            self._uncertain("the kernel does not answer")
             log.warning("the kernel does not answer", seconds=PATIENCE)
             return "broken"
         if (outcome := self._why()) is not None:
@@ -160,11 +192,8 @@ class Witness:
         if request is None:
             self._awaited = 0
             self._report(self._table.finish())
-            for address in self._table.unseen:
-                if address not in self._asked:
-                    self._look_for(address)
-            self._trouble = ""
-            self._sink.blind(False)
+            self._whole, self._trouble = True, ""
+            self._sink.blind(self._behind)
             self._ended.set()
             return
         self._awaited = next(self._sequence)
@@ -177,12 +206,15 @@ class Witness:
         self._ended.set()
 
     def _readable(self) -> None:
-        """Read everything there is before anybody else may run: a request must not be faster than the kernel's word."""
+        """Read what there is before anybody else may run: a request must not be faster than the kernel's word."""
         assert self._socket is not None  # noqa: S101  only while running
-        while True:
+        for _ in range(TURN):
             try:
                 data = self._socket.recv(DATAGRAM)
             except BlockingIOError:
+                if self._behind:
+                    self._behind = False
+                    self._sink.blind(not self._whole)
                 return
             except OSError as error:
                 # ENOBUFS: something was lost, and nothing says what.
@@ -195,6 +227,9 @@ class Witness:
                     self._answered(sequence, message)
                 elif not isinstance(message, End):
                     self._report(self._table.heard(message))
+        if not self._behind:
+            self._behind = True
+            self._sink.blind(True)
 
     def _answered(self, sequence: int, message: netlink.Fact | End) -> None:
         if sequence != self._awaited:
@@ -207,41 +242,78 @@ class Witness:
             self._ask()
 
     def _lost(self, error: object) -> None:
-        log.warning("messages of the kernel were lost: asking for everything anew", error=str(error))
-        self._trouble = "messages of the kernel were lost, asking anew"
-        self._sink.blind(True)
+        if self._whole:
+            log.warning("messages of the kernel were lost: asking for everything anew", error=str(error))
+        self._uncertain("messages of the kernel were lost, asking anew")
         self._again("overrun")
 
+    def _uncertain(self, trouble: str) -> None:
+        self._whole, self._trouble = False, trouble
+        self._sink.blind(True)
+
     def _report(self, seen: Seen) -> None:
-        if not seen.sights and not seen.dead:
-            return
-        self._sink.saw(seen.sights, seen.dead)
+        for address in [address for address, home in self._homes.items() if home.link in seen.dead]:
+            del self._homes[address]
         for address, sight in seen.sights.items():
-            if sight is None:
-                self._look_for(address)
-            else:
-                self._settled(address)
+            self._note(address, sight, seen.dead)
+        if seen.sights or seen.dead:
+            self._sink.saw(seen.sights, seen.dead)
+        for address in seen.sights:
+            self._mind(address)
+
+    def _note(self, address: str, sight: Carrier | None, dead: tuple[int, ...]) -> None:
+        """Remember the port that the address has left."""
+        last = self._last.get(address)
+        if last is not None and last.bridge and last != sight and last.link not in dead:
+            self._homes.setdefault(address, last)
+        if sight is not None and sight.device is not None:
+            self._last[address] = sight
+            if sight == self._homes.get(address):
+                del self._homes[address]
+
+    def _mind(self, address: str) -> None:
+        """Look for the address if there is reason to, and it is not done already."""
+        if not self._missed(address):
+            self._settled(address)
+        elif address not in self._asked and self._socket is not None:
+            self._look_for(address)
+
+    def _missed(self, address: str) -> bool:
+        sight = self._table.sights.get(address)
+        away = address in self._homes or (sight is not None and sight.device is None)
+        return away and address in self._claimed
 
     def _settled(self, address: str) -> None:
-        if (asked := self._asked.pop(address, None)) is not None:
-            asked[0].cancel()
+        if (timer := self._asked.pop(address, None)) is not None:
+            timer.cancel()
 
     def _look_for(self, address: str, pause: float = ASK_AGAIN[0]) -> None:
         """Make the kernel learn where the address is, again and again until it knows."""
-        self._settled(address)
-        if self._socket is None:
+        if not self._missed(address):
+            self._settled(address)
             return
-        if self._table.asks(address):
-            probe = self._probes.get(6 if ":" in address else 4)
-            if probe is not None:
-                try:
-                    probe.sendto(b"", (address, DISCARD))
-                except OSError as error:
-                    log.debug("looking for an address failed", address=address, error=str(error))
-        timer = asyncio.get_running_loop().call_later(
-            pause * (0.75 + 0.5 * random.random()),  # noqa: S311  spreads load, guards nothing
+        self._send(address)
+        home = self._homes.get(address)
+        if home is not None:
+            self._send(address, home.link)
+        self._asked[address] = asyncio.get_running_loop().call_later(
+            (pause if home is None else CALL_HOME) * (0.75 + 0.5 * random.random()),  # noqa: S311  spreads load
             self._look_for,
             address,
             min(2 * pause, ASK_AGAIN[1]),
         )
-        self._asked[address] = (timer, pause)
+
+    def _send(self, address: str, port: int = 0) -> None:
+        """A datagram to the address; through a bridge's port if one is given.
+
+        The kernel then asks for it behind that port alone, whatever it believes of it on the bridge. The answer arrives
+        on the bridge and corrects what is believed there. Of IPv6 it will not have this, for want of a route.
+        """
+        version = 6 if ":" in address else 4
+        if (probe := self._probes.get(version)) is None or (port and version == 6):  # noqa: PLR2004  IP's
+            return
+        through = [(socket.IPPROTO_IP, IP_PKTINFO, _PACKET_INFO.pack(port, 0, 0))] if port else []
+        try:
+            probe.sendmsg([b""], through, 0, (address, DISCARD))
+        except OSError as error:
+            log.debug("looking for an address failed", address=address, error=str(error))
