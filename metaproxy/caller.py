@@ -290,9 +290,8 @@ class Directory:
                 claims = self.claims(address)
                 verdict = [pod for pod in claims if not pod.terminating] or claims
             owners, why = ([], verdict) if isinstance(verdict, Why) else (verdict, None)
-            if [pod.uid for pod in owners] != [pod.uid for pod in self.owners(address)] or why != self.withdrawn(
-                address
-            ):
+            known = [pod.uid for pod in self._owners.get(address, ())], self._withdrawn.get(address)
+            if ([pod.uid for pod in owners], why) != known:
                 self._moved[address] = why
             _keep(self._owners, address, owners or None)
             _keep(self._withdrawn, address, why)
