@@ -81,10 +81,9 @@ class Witness:
     was last seen at before it was elsewhere or nowhere, while that port is there.
     """
 
-    def __init__(self, sink: Sink, metrics: Metrics, *, buffer: int = BUFFER) -> None:
+    def __init__(self, sink: Sink, metrics: Metrics) -> None:
         self._sink = sink
         self._metrics = metrics
-        self._buffer = buffer
         self._table = Table()
         self._sequence = count(random.randrange(1, 1 << 30))  # noqa: S311  a number to know answers by, no secret
         self._requests: Iterator[bytes] = iter(())
@@ -136,7 +135,7 @@ class Witness:
         loop = asyncio.get_running_loop()
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
         listening = stack.enter_context(socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE))
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         listening.bind((0, netlink.GROUPS))
         for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
             try:

@@ -128,8 +128,8 @@ class Lab:
         self._stack.callback(process.end, 9)
         return process
 
-    def agent(self) -> Process:
-        """A real agent on the addresses to which the redirect leads; it knows the pods from a file."""
+    def agent(self, *arguments: str) -> Process:
+        """A real agent on the addresses to which the redirect leads; it knows the pods from a file, unless told else."""
         if self._sts is None:
             self._sts = self.start(sys.executable, "-m", "tests.network.lab.sts")
         url = self._sts.wait_for("http://")
@@ -137,13 +137,14 @@ class Lab:
         hosts = [OWN[4] if family == 4 else f"[{OWN[6]}]" for family in self.families]
         agent = self.start(
             *(sys.executable, "-m", "metaproxy", "run", "--log.format=json"),
-            f"--source.manifests={self._folder / 'pods.yaml'}",
+            *([] if arguments else [f"--source.manifests={self._folder / 'pods.yaml'}"]),
             *(f"--server.listen={host}:80" for host in hosts),
             f"--tokens.key-file={self._folder / 'key'}",
             f"--sts.endpoint-url={url}",
             *("--sts.region=us-east-1", "--role-base-arn=arn:aws:iam::123456789012:role/", "--upstream.profile=none"),
+            *arguments,
         )
-        agent.wait_for('"listening"', '"manifests are read"')
+        agent.wait_for('"listening"', *([] if arguments else ['"manifests are read"']))
         return agent
 
     def records(self) -> list[dict[str, Any]]:
