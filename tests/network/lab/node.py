@@ -87,7 +87,7 @@ class Lab:
 
     def __enter__(self) -> Self:
         with self._stack:
-            self.node, self.outside = self._namespace("node"), self._namespace("imds")
+            self.node, self.outside = self.namespace("node"), self.namespace("imds")
             self._uplink()
             for number, style in enumerate(self._styles, 1):
                 self.pods.append(getattr(self, f"_{style}")(number))
@@ -129,11 +129,11 @@ class Lab:
         return process
 
     def agent(self, *arguments: str) -> Process:
-        """A real agent on the addresses to which the redirect leads; it knows the pods from a file, unless told else."""
+        """A real agent on the addresses to which the redirect leads; knows the pods from a file, unless told else."""
         if self._sts is None:
             self._sts = self.start(sys.executable, "-m", "tests.network.lab.sts")
         url = self._sts.wait_for("http://")
-        (self._folder / "pods.yaml").write_text(self._manifests())
+        self.declare()
         hosts = [OWN[4] if family == 4 else f"[{OWN[6]}]" for family in self.families]
         agent = self.start(
             *(sys.executable, "-m", "metaproxy", "run", "--log.format=json"),
@@ -146,6 +146,12 @@ class Lab:
         )
         agent.wait_for('"listening"', *([] if arguments else ['"manifests are read"']))
         return agent
+
+    def declare(self) -> None:
+        """Write the pods as they are now into the file from which an agent may know them."""
+        aside = self._folder / "pods.aside"
+        aside.write_text(self._manifests())
+        aside.rename(self._folder / "pods.yaml")
 
     def records(self) -> list[dict[str, Any]]:
         """What the real service answered since the last time this was asked."""
@@ -166,7 +172,8 @@ class Lab:
         """Rules that are none of ours, as nft reads them."""
         self.node.shell(f"nft -f - <<'END'\n{script}\nEND")
 
-    def _namespace(self, role: str) -> Namespace:
+    def namespace(self, role: str) -> Namespace:
+        """A namespace that goes with the lab."""
         namespace = Namespace(role)
         self._stack.callback(namespace.close)
         ipv6 = int(6 not in self.families)
@@ -214,7 +221,7 @@ class Lab:
 
     def _pod(self, style: str, number: int) -> Pod:
         every = {4: f"10.244.{number}.10", 6: f"fd44:{number}::10"}
-        namespace = self._namespace(style)
+        namespace = self.namespace(style)
         self.node.shell(
             f"ip link add pod{number} type veth peer name eth0 netns {namespace.name}\n"
             f"ip link set pod{number} address {GATEWAY_MAC} up"
