@@ -132,7 +132,6 @@ class Witness:
                 reason = await self._round(reason)
 
     def _open(self, stack: ExitStack) -> None:
-        loop = asyncio.get_running_loop()
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
         listening = stack.enter_context(socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE))
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
@@ -146,10 +145,18 @@ class Witness:
                 self._probes[version] = stack.enter_context(probe)
         self._socket, self._port = listening, listening.getsockname()[0]
         stack.callback(self._close)
-        loop.add_reader(listening, self._readable)
-        stack.callback(loop.remove_reader, listening)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Be called when there is something to read."""
+        assert self._socket is not None  # noqa: S101  only while running
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket)
+        loop.add_reader(self._socket, self._readable)
 
     def _close(self) -> None:
+        assert self._socket is not None  # noqa: S101  only while running
+        asyncio.get_running_loop().remove_reader(self._socket)
         for address in list(self._asked):
             self._settled(address)
         self._probes.clear()
@@ -216,7 +223,8 @@ class Witness:
                     self._sink.blind(not self._whole)
                 return
             except OSError as error:
-                # ENOBUFS: something was lost, and nothing says what.
+                # ENOBUFS: something was lost, and nothing says what. After an error libuv looks at the socket no more.
+                self._listen()
                 self._lost(error)
                 continue
             for port, sequence, message in netlink.messages(data):
