@@ -93,10 +93,8 @@ def help_for(name: str = "") -> str:
     from metaproxy.knobs import help_text  # noqa: PLC0415  see the module
     from metaproxy.settings import Settings  # noqa: PLC0415
 
-    if name in _ASKING:
-        return (
-            f"{text}\nAll settings of metaproxy run are taken; this group matters:\n\n{help_text(Settings, ['admin'])}"
-        )
+    if (group := _GROUPS.get(name)) is not None:
+        return f"{text}\nAll settings of metaproxy run are taken; this group matters:\n\n{help_text(Settings, [group])}"
     return f"{text}\n{help_text(Settings)}"
 
 
@@ -126,10 +124,30 @@ def _config(name: str, arguments: Sequence[str]) -> int:
     return CLEAN
 
 
-def _redirect(_name: str, arguments: Sequence[str]) -> int:
-    from metaproxy import redirect  # noqa: PLC0415
+def _redirect(name: str, arguments: Sequence[str]) -> int:
+    from metaproxy import redirect  # noqa: PLC0415  see the module
+    from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
+    from metaproxy.settingsources import load_group  # noqa: PLC0415
 
-    return redirect.main(arguments)
+    parser = _parser(name)
+    parser.add_argument("verb", choices=redirect.VERBS)
+    for option in ("--json", "--guard", "--cilium"):
+        parser.add_argument(option, action="store_true")
+    # Each of the group's own settings may go by its bare name here.
+    long = [f"--redirect.{word[2:]}" if word.partition("=")[0] in _BARE else word for word in arguments]
+    try:
+        options, flags = parser.read(long)
+        chosen, logs = (load_group(Settings, flags, group) for group in ("redirect", "log"))
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
+    if (options.guard or options.cilium) and options.verb != "render":
+        raise UsageError("--guard and --cilium say what to render")
+    if options.json and options.verb not in {"apply", "check"}:
+        raise UsageError("--json goes with apply and check")
+    if options.verb == "render":
+        print(redirect.render(chosen, guard=options.guard, cilium=options.cilium), end="")
+        return CLEAN
+    return redirect.act(options.verb, chosen, logs, as_json=options.json)
 
 
 def _demo(name: str, arguments: Sequence[str]) -> int:
@@ -303,12 +321,17 @@ COMMANDS = {
     ),
     "redirect": Command(
         summary="lead this node's pods to the agent, with no way around it",
-        usage="(apply | check | remove | watch | render) [--redirect.device DEVICE] [--redirect.port PORT] [--json]",
-        about="Puts addresses, routes, routing rules and nft tables in place; watch repairs them.\n"
-        "Needs CAP_NET_ADMIN, ip, nft, conntrack.\n\n"
-        "  --redirect.device DEVICE\n      An existing device for the addresses. Default: an own dummy, metaproxy0.\n"
-        "  --redirect.port PORT\n      The port on which the agent listens. Default: 80.\n"
-        "  --json\n      What check finds missing, for a program.",
+        usage="(apply | check | remove | watch | render [--guard | --cilium]) [--json] [settings]",
+        about="Addresses, unreachable routes, routing rules and netfilter rules, for IPv4 and IPv6.\n"
+        "Needs CAP_NET_ADMIN, and ip, nft or iptables, and conntrack. Exit codes: 0 done or in place, 1 failed or not in place.\n\n"
+        "  apply\n      Put it in place; safe to repeat.\n"
+        "  check\n      Tell what is not as it should be.\n"
+        "  remove\n      Take all of it away.\n"
+        "  watch\n      Put it in place and repair it, until told to stop; stopping removes nothing.\n"
+        "  render\n      Print it as a script, for review. Changes nothing.\n"
+        "  --guard\n      Of render: the routing rules alone, for a unit that runs before the kubelet.\n"
+        "  --cilium\n      Of render: the CiliumLocalRedirectPolicy instead.\n"
+        "  --json\n      Of apply and check: the answer for a program.",
         act=_redirect,
     ),
     "health": Command(
@@ -320,7 +343,10 @@ COMMANDS = {
     ),
 }
 
-_ASKING = {"explain", "health"}
+_GROUPS = {"explain": "admin", "health": "admin", "redirect": "redirect"}
+"""Commands for which one group of settings matters."""
+
+_BARE = {"--include-interface", "--exclude-interface", "--exclude-source"}
 
 _OVERVIEW = """\
 usage: metaproxy COMMAND [options]
