@@ -323,7 +323,8 @@ COMMANDS = {
         summary="lead this node's pods to the agent, with no way around it",
         usage="(apply | check | remove | watch | render [--guard | --cilium]) [--json] [settings]",
         about="Addresses, unreachable routes, routing rules and netfilter rules, for IPv4 and IPv6.\n"
-        "Needs CAP_NET_ADMIN, and ip, nft or iptables, and conntrack. Exit codes: 0 done or in place, 1 failed or not in place.\n\n"
+        "Needs CAP_NET_ADMIN, and ip, nft or iptables, and conntrack.\n"
+        "Exit code 0 when it is done or in place, 1 when it failed or is not.\n\n"
         "  apply\n      Put it in place; safe to repeat.\n"
         "  check\n      Tell what is not as it should be.\n"
         "  remove\n      Take all of it away.\n"

@@ -80,7 +80,7 @@ def chains_ahead(family: Family, listing: Any) -> Iterator[Finding]:
     objects = listing.get("nftables") if isinstance(listing, dict) else None
     for each in objects if isinstance(objects, list) else ():
         chain = each.get("chain") if isinstance(each, dict) else None
-        if not isinstance(chain, dict) or chain.get("family") not in {family.nft, "inet"}:
+        if not isinstance(chain, dict) or chain.get("family") not in (family.nft, "inet"):
             continue
         number = chain.get("prio")
         if (chain.get("type"), chain.get("hook"), chain.get("table") == TABLE) != ("nat", "prerouting", False):

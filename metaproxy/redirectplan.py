@@ -88,8 +88,12 @@ class Plan:
     sources: tuple[IPv4Network | IPv6Network, ...] = ()
 
     def sources_of(self, family: Family) -> list[str]:
-        """The excluded networks of a family, as tools write them."""
-        return [str(source) for source in self.sources if source.max_prefixlen == family.length]
+        """The excluded networks of a family, as tools tell of them: a single address without its length."""
+        return [
+            str(source.network_address if source.prefixlen == family.length else source)
+            for source in self.sources
+            if source.max_prefixlen == family.length
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

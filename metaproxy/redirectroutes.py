@@ -53,7 +53,7 @@ def guard(plan: Plan, family: Family, local: int = 0) -> list[list[str]]:
 
 def local_preference(rules: Any) -> int:
     """The preference of the rule that leads to the node's own addresses; 0 where it always is."""
-    found = [rule.get("priority") for rule in _rules(rules) if rule.get("table") in {"local", "255", 255}]
+    found = [rule.get("priority") for rule in _rules(rules) if _local(rule)]
     return min((number for number in found if isinstance(number, int)), default=0)
 
 
@@ -63,7 +63,7 @@ def stale_rules(plan: Plan, family: Family, rules: Any) -> list[list[str]]:
     return [
         told
         for rule in _rules(rules)
-        if rule.get("dst") in {family.metadata, family.own} and (told := _arguments(rule)) and told not in wanted
+        if rule.get("dst") in (family.metadata, family.own) and (told := _arguments(rule)) and told not in wanted
     ]
 
 
@@ -100,8 +100,8 @@ def rules_ahead(family: Family, rules: Any) -> Iterator[Finding]:
     """Others' routing rules that are asked before the guard: they may lead past it."""
     for rule in _rules(rules):
         number = rule.get("priority")
-        ours = rule.get("dst") in {family.metadata, family.own}
-        own = rule.get("table") in {"local", "255", 255}
+        ours = rule.get("dst") in (family.metadata, family.own)
+        own = _local(rule)
         if isinstance(number, int) and number <= PROHIBIT and not ours and not own:
             what = " ".join(_arguments(rule)) or f"with preference {number}"
             yield Finding(part="guard", family=family.name, text=f"another's routing rule {what} is ahead of the guard")
@@ -109,6 +109,10 @@ def rules_ahead(family: Family, rules: Any) -> Iterator[Finding]:
 
 def _rules(value: Any) -> Iterator[Mapping[str, Any]]:
     yield from (each for each in value if isinstance(each, dict)) if isinstance(value, list) else ()
+
+
+def _local(rule: Mapping[str, Any]) -> bool:
+    return rule.get("table") in ("local", "255", 255)
 
 
 def _arguments(rule: Mapping[str, Any]) -> list[str]:

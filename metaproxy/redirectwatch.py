@@ -151,7 +151,7 @@ class Watch:
         if trouble and trouble != self._trouble:
             log.error("the redirect is not in place", trouble=trouble)
         if not trouble:
-            self._count("in place")
+            self._count("in_place")
         self._trouble = trouble
         self.metrics.gauge("redirect_in_place").set(not trouble)
 

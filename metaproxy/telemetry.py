@@ -142,7 +142,7 @@ REDIRECT_METRICS = (
         "metaproxy_redirect_looks_total",
         "counter",
         "Looks at the redirect; a repair is counted and then what came of it.",
-        (("outcome", "in place, repaired or failed"),),
+        (("outcome", "in_place, repaired or failed"),),
     ),
     Spec(
         "metaproxy_redirect_repairs_total",

@@ -45,7 +45,7 @@ table ip foreign {
 """
 
 SNAPSHOT = """
-nft list ruleset; iptables-legacy-save | grep -v '^#' | sed 's/\\[[0-9:]*\\]//'
+nft list ruleset; for f in ip ip6; do ${f}tables-legacy-save | grep -- '^-A' || true; done
 ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; ip -br addr
 """
 
