@@ -8,7 +8,7 @@ event and is woken by it. If the event does not come, one read for everybody dec
 """
 
 import asyncio
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Protocol
 
 import structlog
@@ -17,7 +17,7 @@ from cachetools import TTLCache
 from metaproxy.budget import TokenBucket
 from metaproxy.caller import Change, Directory, Namespace, Pod
 from metaproxy.eager import in_task
-from metaproxy.errors import CallerAmbiguous, CallerUnknown
+from metaproxy.errors import CallerAmbiguous, CallerUnknown, Masqueraded
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()
@@ -61,11 +61,14 @@ class Observer(Protocol):
 
 
 class Finder:
-    """The directory, and those who wait for it to know more."""
+    """The directory, and those who wait for it to know more. `is_own` tells the node's own addresses."""
 
-    def __init__(self, directory: Directory, metrics: Metrics) -> None:
+    def __init__(
+        self, directory: Directory, metrics: Metrics, *, is_own: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self._directory = directory
         self._metrics = metrics
+        self._is_own = is_own
         self._waiting: dict[Hashable, set[asyncio.Future[bool]]] = {}
         self._unexplained: TTLCache[str, bool] | None = None
         self._read_wanted = asyncio.Event()
@@ -89,10 +92,17 @@ class Finder:
 
         Raises:
             CallerUnknown, CallerAmbiguous: nobody, or nobody certain, owns it.
+            Masqueraded: it is the node's own, so no event will tell whose it is.
         """
         if (pod := self.owner(address)) is not None:
             return pod
         await in_task()
+        if not self._directory.owners(address) and self._is_own(address):
+            raise Masqueraded(
+                "your address here is one of the node's own, not a pod's",
+                remedy="a pod without hostNetwork was masqueraded on its way: the operator should exclude the metadata "
+                "address from masquerading; a hostNetwork pod uses the node's role",
+            )
         begun = asyncio.get_running_loop().time()
         found = await self._waited(address, begun, deadline)
         self._metrics.histogram("caller_wait_seconds", outcome="found" if found else "unknown").observe(

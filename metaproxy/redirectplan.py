@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from metaproxy.addresses import METADATA_IPV4, METADATA_IPV6, OWN_IPV4, OWN_IPV6, PORT
+
 DEVICE = "metaproxy0"
 """The device that is made for the addresses where the operator names none."""
 
@@ -53,8 +55,8 @@ IPV4 = Family(
     nft="ip",
     iptables="iptables",
     conntrack="ipv4",
-    metadata="169.254.169.254",
-    own="169.254.170.254",
+    metadata=METADATA_IPV4,
+    own=OWN_IPV4,
     length=32,
 )
 IPV6 = Family(
@@ -63,9 +65,8 @@ IPV6 = Family(
     nft="ip6",
     iptables="ip6tables",
     conntrack="ipv6",
-    metadata="fd00:ec2::254",
-    # A ULA, because a translation to a link-local address is never delivered.
-    own="fd00:a9fe:170::254",
+    metadata=METADATA_IPV6,
+    own=OWN_IPV6,
     length=128,
 )
 
@@ -81,7 +82,7 @@ class Plan:
 
     device: str = DEVICE
     own_device: bool = True
-    port: int = 80
+    port: int = PORT
     families: tuple[Family, ...] = (IPV4, IPV6)
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

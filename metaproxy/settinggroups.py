@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from metaproxy.addresses import PORT
 from metaproxy.knobs import Group, knob
 from metaproxy.settingvalues import (
     Address,
@@ -32,12 +33,20 @@ class Server(Group):
     """Where pods ask, and how long they are held."""
 
     listen: Addresses = knob(
-        [("127.0.0.1", 8181)],
-        "Where pods are answered; the node's redirect leads 169.254.169.254:80 here. IPv6 in brackets; port 0 is any.",
-        reason="Loopback: nobody is answered before the operator has decided where.",
+        [("127.0.0.1", PORT)],
+        "Where pods are answered. At 169.254.170.254 and fd00:a9fe:170::254, where the redirect leads them, also "
+        "before these addresses are there. IPv6 in brackets; port 0 is any.",
+        reason="With manifests loopback: nobody is answered before the operator has decided where.",
         metavar="ADDR:PORT",
-        shown="127.0.0.1:8181",
+        shown="where the redirect leads; 127.0.0.1:8181 with manifests",
         min_length=1,
+    )
+    accept_direct: bool = knob(
+        default=True,
+        meaning="Whether connections are taken that the redirect has not led here.",
+        reason="Manifests need no redirect; with the Kubernetes source whoever comes past it may be anybody.",
+        metavar="true|false",
+        shown="true with manifests, else false",
     )
     hold: float = knob(
         0.9,
@@ -81,9 +90,9 @@ class Redirect(Group):
         shown="its own",
     )
     port: int = knob(
-        80,
+        PORT,
         "The port of these addresses on which the agent listens.",
-        reason="Nobody else listens on addresses that are ours alone.",
+        reason="Above 1023: the agent runs without any capability.",
         metavar="PORT",
         ge=1,
         le=65_535,

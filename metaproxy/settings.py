@@ -11,10 +11,11 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from metaproxy.addresses import OWN_IPV4, OWN_IPV6, PORT
 from metaproxy.knobs import SettingsError, Tree, knob
 from metaproxy.roles import fields_of
 from metaproxy.settinggroups import Admin, Events, Log, Policy, Redirect, Server, Source, Sts, Tokens, Upstream
@@ -95,6 +96,16 @@ class Settings(Tree):
         """
         _, flags = Parser("metaproxy run", cls).read(arguments)
         return load(cls, flags).settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_source_needs(cls, given: Any) -> Any:
+        """Defaults that depend on where pods are learnt: with manifests there need be no redirect."""
+        source, server = given.get("source", {}), given.get("server", {})
+        if not isinstance(source, dict) or not isinstance(server, dict) or source.get("manifests"):
+            return given
+        leads_here = [(OWN_IPV4, PORT), (OWN_IPV6, PORT)]
+        return {**given, "server": {"listen": leads_here, "accept_direct": False, **server}}
 
     @model_validator(mode="after")
     def _can_work(self) -> Self:

@@ -56,7 +56,12 @@ METRICS = (
         _SECONDS,
     ),
     Spec("metaproxy_http_connections", "gauge", "Open connections of pods."),
-    Spec("metaproxy_http_connections_refused_total", "counter", "Connections closed: their address holds too many."),
+    Spec(
+        "metaproxy_http_connections_refused_total",
+        "counter",
+        "Connections closed at once: their address holds too many, or the redirect has not led them here.",
+        (("reason", "TooManyConnections or NotRedirected"),),
+    ),
     Spec(
         "metaproxy_imds_version_total",
         "counter",

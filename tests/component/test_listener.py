@@ -154,7 +154,9 @@ class Bench:
     @property
     def refused(self) -> float | None:
         """How many connections were refused."""
-        return self.metrics.registry.get_sample_value("metaproxy_http_connections_refused_total")
+        return self.metrics.registry.get_sample_value(
+            "metaproxy_http_connections_refused_total", {"reason": "TooManyConnections"}
+        )
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Let the loop turn until the other side has seen what was done."""
@@ -746,7 +748,7 @@ async def test_an_address_that_cannot_be_had_is_an_error() -> None:
         taken = b.listener.addresses[0]
         second = Listener(b.walk, b.metrics, connections_per_address=1)
         await second.close()
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(OSError, match="Address already in use: 127.0.0.1 port"):
             await second.open([("127.0.0.1", 0), taken])
         async with asyncio.timeout(BOUND):
             await second.close()

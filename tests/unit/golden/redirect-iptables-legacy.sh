@@ -22,7 +22,7 @@ iptables-legacy-restore --noflush --wait 5 <<'END'
 COMMIT
 *nat
 :METAPROXY-NAT - [0:0]
--A METAPROXY-NAT -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 169.254.170.254:80
+-A METAPROXY-NAT -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 169.254.170.254:8181
 -I PREROUTING 1 -j METAPROXY-NAT
 COMMIT
 *filter
@@ -44,7 +44,7 @@ ip6tables-legacy-restore --noflush --wait 5 <<'END'
 COMMIT
 *nat
 :METAPROXY-NAT - [0:0]
--A METAPROXY-NAT -d fd00:ec2::254/128 -p tcp -m tcp --dport 80 -j DNAT --to-destination [fd00:a9fe:170::254]:80
+-A METAPROXY-NAT -d fd00:ec2::254/128 -p tcp -m tcp --dport 80 -j DNAT --to-destination [fd00:a9fe:170::254]:8181
 -I PREROUTING 1 -j METAPROXY-NAT
 COMMIT
 *filter

@@ -14,7 +14,7 @@ delete table ip metaproxy
 table ip metaproxy {
 	chain nat {
 		type nat hook prerouting priority -110; policy accept;
-		ip daddr 169.254.169.254 tcp dport 80 dnat to 169.254.170.254:80
+		ip daddr 169.254.169.254 tcp dport 80 dnat to 169.254.170.254:8181
 	}
 	chain forward {
 		type filter hook forward priority -10; policy accept;

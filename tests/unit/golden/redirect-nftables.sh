@@ -19,7 +19,7 @@ delete table ip metaproxy
 table ip metaproxy {
 	chain nat {
 		type nat hook prerouting priority -110; policy accept;
-		ip daddr 169.254.169.254 tcp dport 80 dnat to 169.254.170.254:80
+		ip daddr 169.254.169.254 tcp dport 80 dnat to 169.254.170.254:8181
 	}
 	chain forward {
 		type filter hook forward priority -10; policy accept;
@@ -41,7 +41,7 @@ delete table ip6 metaproxy
 table ip6 metaproxy {
 	chain nat {
 		type nat hook prerouting priority -110; policy accept;
-		ip6 daddr fd00:ec2::254 tcp dport 80 dnat to [fd00:a9fe:170::254]:80
+		ip6 daddr fd00:ec2::254 tcp dport 80 dnat to [fd00:a9fe:170::254]:8181
 	}
 	chain forward {
 		type filter hook forward priority -10; policy accept;
