@@ -800,7 +800,12 @@ async def test_explain_names_nobody_when_it_is_not_certain() -> None:
     """Two pods at one address: neither may read about the other."""
     async with bench(pod("a", A), pod("b", A)) as b:
         answer = await b.ask("/metaproxy/explain")
-        assert json.loads(answer.body) == {"address": A, "pod": None, "reason": "CallerAmbiguous", "message": "more than one pod claims it"}
+        assert json.loads(answer.body) == {
+            "address": A,
+            "pod": None,
+            "reason": "CallerAmbiguous",
+            "message": "more than one pod claims it",
+        }
 
 
 async def test_explain_tells_of_failures_and_of_what_is_on_its_way() -> None:
