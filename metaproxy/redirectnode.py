@@ -17,7 +17,6 @@ from metaproxy.redirectroutes import (
     address_findings,
     guard,
     guard_findings,
-    local_preference,
     route,
     route_findings,
     rules_ahead,
@@ -106,7 +105,7 @@ class Node:
                 run("ip", *address(plan, family))
             run("ip", family.flag, "route", "replace", *route(family))
             rules = listed("ip", "-j", family.flag, "rule")
-            for rule in guard(plan, family, local_preference(rules)):
+            for rule in guard(plan, family):
                 run("ip", family.flag, "rule", "add", *rule, accept=("File exists",))
             for rule in stale_rules(plan, family, rules):
                 run("ip", family.flag, "rule", "del", *rule, accept=_GONE)
@@ -137,8 +136,7 @@ class Node:
                 _remove_rules(backend, plan.families)
         for family in plan.families:
             rules = listed("ip", "-j", family.flag, "rule")
-            mine = guard(plan, family, local_preference(rules))
-            for rule in [*reversed(mine), *stale_rules(plan, family, rules)]:
+            for rule in [*reversed(guard(plan, family)), *stale_rules(plan, family, rules)]:
                 run("ip", family.flag, "rule", "del", *rule, accept=_GONE)
             run("ip", family.flag, "route", "del", *route(family), accept=_GONE)
             own = f"{family.own}/{family.length}"

@@ -12,8 +12,8 @@ from typing import Any
 
 from metaproxy.redirectplan import IPV6, METRIC, Family, Finding, Plan
 
-EXEMPT, PROHIBIT, BEHIND = 1, 2, 3
-"""Preferences of the guard's rules. 0 is the table of the node's own addresses: what is ours is found before any."""
+EXEMPT, PROHIBIT, OWN, BEHIND = 1, 2, 3, 4
+"""Preferences of the guard's rules: behind 0, the table of the node's own addresses, and ahead of what networks use."""
 
 _ASIDE = frozenset({"protocol", "iif_detached", "oif_detached"})
 """Keys of a rule that change nothing about whom it concerns."""
@@ -30,13 +30,12 @@ def route(family: Family) -> list[str]:
     return ["unreachable", f"{family.own}/{family.length}", "metric", METRIC]
 
 
-def guard(plan: Plan, family: Family, local: int = 0) -> list[list[str]]:
+def guard(plan: Plan, family: Family) -> list[list[str]]:
     """The routing rules, without the verb, in the order in which they must come to be.
 
     The host's own processes go on, and so does who is excluded; anything else that would be forwarded to the service
-    is prohibited. The last rule is the route behind our address once more, for nodes that route by source (VPC CNI):
-    there a pod's packets are led off the node by a table of their own before the main one is asked. It stands behind
-    the table of local addresses, whose preference is `local`: some networks move that.
+    is prohibited. Our own address is looked for among the node's own before anybody's rules, which may lead pods off
+    the node by their source or interface (VPC CNI); if it is not there, nothing leaves the node for it.
     """
     to = ["to", family.metadata, "ipproto", "tcp", "dport", "80"]
     exempt = [
@@ -47,19 +46,14 @@ def guard(plan: Plan, family: Family, local: int = 0) -> list[list[str]]:
     return [
         *(["pref", str(EXEMPT), *who, *to, "lookup", "main"] for who in exempt),
         ["pref", str(PROHIBIT), *to, "prohibit"],
-        ["pref", str(max(BEHIND, local + 1)), "to", family.own, "unreachable"],
+        ["pref", str(OWN), "to", family.own, "lookup", "local"],
+        ["pref", str(BEHIND), "to", family.own, "unreachable"],
     ]
-
-
-def local_preference(rules: Any) -> int:
-    """The preference of the rule that leads to the node's own addresses; 0 where it always is."""
-    found = [rule.get("priority") for rule in _rules(rules) if _local(rule)]
-    return min((number for number in found if isinstance(number, int)), default=0)
 
 
 def stale_rules(plan: Plan, family: Family, rules: Any) -> list[list[str]]:
     """Rules about our addresses that are not of this plan, without the verb: exemptions of another one are holes."""
-    wanted = guard(plan, family, local_preference(rules))
+    wanted = guard(plan, family)
     return [
         told
         for rule in _rules(rules)
@@ -89,7 +83,7 @@ def route_findings(family: Family, routes: Any) -> Iterator[Finding]:
 def guard_findings(plan: Plan, family: Family, rules: Any) -> Iterator[Finding]:
     """What is not as planned in `ip -j rule`."""
     there = [_arguments(rule) for rule in _rules(rules)]
-    for rule in guard(plan, family, local_preference(rules)):
+    for rule in guard(plan, family):
         if rule not in there:
             yield Finding(part="guard", family=family.name, text=f"no routing rule {' '.join(rule)}")
     for rule in stale_rules(plan, family, rules):
@@ -102,7 +96,7 @@ def rules_ahead(family: Family, rules: Any) -> Iterator[Finding]:
         number = rule.get("priority")
         ours = rule.get("dst") in (family.metadata, family.own)
         own = _local(rule)
-        if isinstance(number, int) and number <= PROHIBIT and not ours and not own:
+        if isinstance(number, int) and number < BEHIND and not ours and not own:
             what = " ".join(_arguments(rule)) or f"with preference {number}"
             yield Finding(part="guard", family=family.name, text=f"another's routing rule {what} is ahead of the guard")
 

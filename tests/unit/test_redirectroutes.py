@@ -11,9 +11,7 @@ from metaproxy.redirectplan import IPV4, IPV6, Finding, Plan
 from metaproxy.redirectroutes import (
     address,
     address_findings,
-    guard,
     guard_findings,
-    local_preference,
     route_findings,
     rules_ahead,
     stale_rules,
@@ -32,7 +30,8 @@ RULES: list[dict[str, Any]] = [
     {"priority": 1, "src": "10.1.0.0", "srclen": 16, **TO, "table": "main"},
     {"priority": 1, "src": "192.0.2.7", **TO, "table": "main", "protocol": "unspec"},
     {"priority": 2, "src": "all", **TO, "action": "prohibit"},
-    {"priority": 3, "src": "all", "dst": "169.254.170.254", "action": "unreachable"},
+    {"priority": 3, "src": "all", "dst": "169.254.170.254", "table": "local"},
+    {"priority": 4, "src": "all", "dst": "169.254.170.254", "action": "unreachable"},
     *REST,
 ]
 
@@ -57,7 +56,7 @@ def test_a_single_source_is_written_as_iproute2_tells_it() -> None:
     assert stale_rules(PLAN, IPV4, RULES) == []
 
 
-@pytest.mark.parametrize("missing", range(1, 7))
+@pytest.mark.parametrize("missing", range(1, 8))
 def test_each_rule_is_missed(missing: int) -> None:
     """Whichever goes."""
     there = [rule for number, rule in enumerate(RULES) if number != missing]
@@ -98,18 +97,6 @@ def test_an_exemption_of_another_plan_is_a_hole() -> None:
         "dport",
         "80",
     ]
-
-
-def test_the_local_table_may_stand_elsewhere() -> None:
-    """Networks that move the table of local addresses to 100 still reach our own: the last rule goes behind it."""
-    moved = [{**LOCAL, "priority": 100}, *RULES[1:]]
-    assert local_preference(moved) == 100
-    assert guard(PLAN, IPV4, 100)[-1] == ["pref", "101", "to", "169.254.170.254", "unreachable"]
-    assert texts(guard_findings(PLAN, IPV4, moved)) == [
-        "no routing rule pref 101 to 169.254.170.254 unreachable",
-        "routing rule pref 3 to 169.254.170.254 unreachable is not of this plan",
-    ]
-    assert local_preference([]) == 0
 
 
 def test_others_ahead_of_the_guard_are_named() -> None:
