@@ -39,7 +39,7 @@ def act(verb: str, chosen: Redirect, logs: Log, *, as_json: bool = False) -> int
         node = Node(plan_of(chosen), backend)
         if verb == "watch":
             configure_logging(json=logs.format == "json", level=logs.level)
-            asyncio.run(until_signal(node, chosen.listen))
+            asyncio.run(until_signal(node, backend, chosen.listen))
         elif verb == "remove":
             node.remove()
         else:

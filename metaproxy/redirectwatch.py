@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 import structlog
@@ -50,75 +50,50 @@ class Redirect(Protocol):
         ...
 
 
+Call = Callable[[Callable[[], Report]], Awaitable[Report]]
+"""How something that blocks is called."""
+
+
 class Watch:
-    """See the module. `admin` is where /metrics and /readyz are."""
+    """See the module. `trouble` is what is wrong, for a probe; `notes` are beyond repair."""
 
-    def __init__(self, redirect: Redirect, *, every: float = EVERY) -> None:
+    def __init__(self, redirect: Redirect, metrics: Metrics, *, call: Call = asyncio.to_thread) -> None:
         self._redirect = redirect
-        self._every = every
+        self._metrics = metrics
+        self._call = call
         self._news = asyncio.Event()
-        self._trouble = "not looked yet"
-        self._notes: tuple[str, ...] = ()
-        self._seen = ""
-        self.metrics = Metrics(REDIRECT_METRICS)
-        self.admin = Admin(
-            registry=self.metrics.registry,
-            checks={"redirect": lambda: self._trouble or None},
-            details=lambda: {"backend": self._seen or "not known yet", "notes": "; ".join(self._notes) or "none"},
-            explain=lambda _key, _value: None,
-        )
+        self.trouble: str | None = "not looked yet"
+        self.notes: tuple[str, ...] = ()
 
-    async def run(self, listen: tuple[str, int], stop: asyncio.Event) -> None:
-        """Look and repair until `stop`."""
-        loop = asyncio.get_running_loop()
-        with _listening() as sockets:
-            for told in sockets:
-                loop.add_reader(told, self._told, told)
-            try:
-                await self._look()
-                try:
-                    await self.admin.open(*listen)
-                except OSError as error:
-                    # The rules matter more than who looks at them: a readiness probe will say the rest.
-                    log.error("cannot be looked at", listen=listen, error=str(error))  # noqa: TRY400
-                log.info("watching the redirect", backend=self._seen)
-                await self._until(stop)
-            finally:
-                for told in sockets:
-                    loop.remove_reader(told)
-                await self.admin.close()
+    def told(self) -> None:
+        """Something changed on the node."""
+        self._news.set()
 
-    async def _until(self, stop: asyncio.Event) -> None:
+    async def keep(self, stop: asyncio.Event) -> None:
+        """Look again and again, until `stop`."""
         loop = asyncio.get_running_loop()
         bucket = TokenBucket(rate=RATE, burst=BURST, now=loop.time())
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            while not stopped.done():
+            while True:
                 news = asyncio.ensure_future(self._news.wait())
-                try:
-                    await asyncio.wait([news, stopped], timeout=self._every, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    news.cancel()
+                await asyncio.wait([news, stopped], timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
                 if not stopped.done() and (pause := bucket.wait(loop.time())):
                     await asyncio.wait([stopped], timeout=pause)
-                if not stopped.done():
-                    bucket.take(loop.time())
-                    await self._look()
+                if stopped.done():
+                    return
+                bucket.take(loop.time())
+                await self.look()
         finally:
             stopped.cancel()
 
-    def _told(self, told: socket.socket) -> None:
-        # What changed does not matter, nor whether some of it was lost (ENOBUFS): everything is looked at again.
-        with contextlib.suppress(OSError):
-            while told.recv(65536):
-                pass
-        self._news.set()
-
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Look, and repair what differs."""
         self._news.clear()
         try:
             async with asyncio.timeout(PATIENCE):
-                report = await asyncio.to_thread(self._redirect.check)
+                report = await self._call(self._redirect.check)
                 if report.differs:
                     report = await self._repair(report)
         except (RedirectError, TimeoutError) as error:
@@ -129,40 +104,69 @@ class Watch:
             self._count("failed")
             self._say(f"differs after a repair: {'; '.join(map(str, report.differs))}")
         else:
-            self._say("")
-        if report.notes != self._notes:
+            self._say(None)
+        if report.notes != self.notes:
             for note in report.notes:
                 log.warning("beyond repair", note=note)
-        self._notes, self._seen = report.notes, report.backend
+        self.notes = report.notes
 
     async def _repair(self, before: Report) -> Report:
-        report = await asyncio.to_thread(self._redirect.apply)
+        report = await self._call(self._redirect.apply)
         self._count("repaired")
         for part in sorted({finding.part for finding in before.differs}):
-            self.metrics.counter("redirect_repairs_total", part=part).inc()
+            self._metrics.counter("redirect_repairs_total", part=part).inc()
         log.warning("repaired", differed=[str(finding) for finding in before.differs], backend=report.backend)
         return report
 
     def _count(self, outcome: str) -> None:
-        self.metrics.counter("redirect_looks_total", outcome=outcome).inc()
+        self._metrics.counter("redirect_looks_total", outcome=outcome).inc()
 
-    def _say(self, trouble: str) -> None:
+    def _say(self, trouble: str | None) -> None:
         """Keep what is wrong for the probe, and say it once."""
-        if trouble and trouble != self._trouble:
+        if trouble and trouble != self.trouble:
             log.error("the redirect is not in place", trouble=trouble)
         if not trouble:
             self._count("in_place")
-        self._trouble = trouble
-        self.metrics.gauge("redirect_in_place").set(not trouble)
+        self.trouble = trouble
+        self._metrics.gauge("redirect_in_place").set(not trouble)
 
 
-async def until_signal(redirect: Redirect, listen: tuple[str, int]) -> None:
-    """Watch until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]) -> None:
+    """Watch until SIGTERM or SIGINT, with /livez, /readyz and /metrics at `listen`."""
+    stop, loop, metrics = asyncio.Event(), asyncio.get_running_loop(), Metrics(REDIRECT_METRICS)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Watch(redirect).run(listen, stop)
+    watch = Watch(redirect, metrics)
+    admin = Admin(
+        registry=metrics.registry,
+        checks={"redirect": lambda: watch.trouble},
+        details=lambda: {"backend": backend, "notes": "; ".join(watch.notes) or "none"},
+        explain=lambda _key, _value: None,
+    )
+    with _listening() as sockets:
+        for each in sockets:
+            loop.add_reader(each, _heard, each, watch)
+        await watch.look()
+        try:
+            await admin.open(*listen)
+        except OSError as error:
+            # The rules matter more than who looks at them: a readiness probe will say the rest.
+            log.error("cannot be looked at", listen=listen, error=str(error))  # noqa: TRY400
+        log.info("watching the redirect", backend=backend)
+        try:
+            await watch.keep(stop)
+        finally:
+            for each in sockets:
+                loop.remove_reader(each)
+            await admin.close()
+
+
+def _heard(told: socket.socket, watch: Watch) -> None:
+    # What changed does not matter, nor whether some of it was lost (ENOBUFS): everything is looked at again.
+    with contextlib.suppress(OSError):
+        while told.recv(65536):
+            pass
+    watch.told()
 
 
 @contextlib.contextmanager
@@ -171,9 +175,10 @@ def _listening() -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as stack:
         sockets = []
         for protocol, groups in ((socket.NETLINK_ROUTE, _ROUTE_GROUPS), (_NETFILTER, _NFTABLES_GROUP)):
-            kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+            told = stack.enter_context(
+                socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+            )
             try:
-                told = stack.enter_context(socket.socket(socket.AF_NETLINK, kind, protocol))
                 told.bind((0, groups))
             except OSError as error:
                 log.warning("the kernel does not tell of some changes: they wait for the next look", error=str(error))
