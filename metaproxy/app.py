@@ -41,6 +41,7 @@ from metaproxy.server import Server
 from metaproxy.settings import Settings
 from metaproxy.sts import Options, Sts
 from metaproxy.telemetry import Metrics, configure_logging, measure_lag
+from metaproxy.witness import Witness
 
 log = structlog.get_logger()
 
@@ -81,6 +82,10 @@ class Agent:
             self._finder.reader = self._source
             if settings.events.enabled:
                 self._events = EventRecorder(self._kube, settings.node_name, metrics=self.metrics)
+        self._witness: Witness | None = None
+        if settings.caller.witness == "on":
+            directory.witness()
+            self._witness = self._finder.lookout = Witness(self._finder, self.metrics)
         self._prefetch = Prefetch(directory, self._entitlements, self._broker, self.metrics, self._events)
         self._finder.observer = self._prefetch
         self._explainer = Explainer(
@@ -126,6 +131,7 @@ class Agent:
                 connections_per_address=settings.server.connections_per_address,
                 accept_direct=settings.server.accept_direct,
             )
+            self._finder.on_moved = self._listener.reset
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_eternal(name, run()), name=name) for name, run in self._duties().items()]
                 tasks.append(group.create_task(self._detect(), name="detect base ARN"))
@@ -153,6 +159,8 @@ class Agent:
             "upstream": self._upstream.run,
             "loop lag": lambda: measure_lag(self.metrics),
         }
+        if self._witness is not None:
+            tasks["witness"] = self._witness.run
         if self._events is not None:
             tasks["events"] = self._events.run
         return tasks
@@ -217,9 +225,17 @@ class Agent:
             "own identity": self._sts.status(),
             "upstream": self._upstream.status(),
         }
+        details["witness"] = "off" if self._witness is None else self._witness_status(self._witness)
         if self._events is not None:
             details["events"] = self._events.status()
         return details
+
+    def _witness_status(self, witness: Witness) -> str:
+        states = self._finder.directory.witness().states()
+        parts = [witness.status(), f"{states['tied']} addresses tied", f"{states['withdrawn']} withdrawn"]
+        if states["unseen"]:
+            parts.append(f"{states['unseen']} without a carrier of their own: the API server's word alone counts there")
+        return ", ".join(parts)
 
     def _explain(self, key: str, value: str) -> Mapping[str, Any] | None:
         if key == "ip":

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
+from metaproxy.carriers import Carrier
+from metaproxy.ties import Ties, Why
+
 ROLE = "iam.amazonaws.com/role"
 SESSION_NAME = "iam.amazonaws.com/session-name"
 EXTERNAL_ID = "iam.amazonaws.com/external-id"
@@ -34,7 +37,8 @@ class Pod:
 
     `addresses` are canonical texts of all its podIPs. `finished`: Succeeded or Failed, its address is free.
     `terminating`: being deleted, still running. `remembered`: its addresses were blank in the last event and are those
-    seen before. `annotations` has only the keys of `POD_ANNOTATIONS`. `workload` is its controller's name.
+    seen before. `annotations` has only the keys of `POD_ANNOTATIONS`. `workload` is its controller's name. `observed`
+    is a digest of what the kubelet alone writes of it: it differs when the kubelet has looked anew.
     """
 
     uid: str
@@ -49,6 +53,7 @@ class Pod:
     annotations: Mapping[str, str] = field(default_factory=dict)
     service_account: str = "default"
     workload: str = ""
+    observed: str = ""
 
     @property
     def live(self) -> bool:
@@ -127,7 +132,8 @@ def _merged_pod(before: Pod | None, after: Pod, listed: bool) -> Pod:
     if not after.addresses and before.addresses and not after.finished and not listed:
         # A status may be blank for a moment; the pod still answers at its address until somebody else claims it. Not so
         # in a list: what came before it was perhaps not seen, and so neither who claimed the address meanwhile.
-        after = replace(after, addresses=before.addresses, remembered=True)
+        # The kubelet has not looked at an address that it leaves out.
+        after = replace(after, addresses=before.addresses, remembered=True, observed=before.observed)
     return after
 
 
@@ -142,6 +148,10 @@ class Directory:
         self._pods: _Store[Pod] = _Store(_merged_pod)
         self._namespaces: _Store[Namespace] = _Store(_merged_namespace)
         self._claims: dict[str, dict[str, Pod]] = {}
+        self._ties: Ties[Pod] | None = None
+        self._owners: dict[str, list[Pod]] = {}
+        self._withdrawn: dict[str, Why] = {}
+        self._moved: dict[str, Why | None] = {}
         self._by_name: dict[str, dict[str, Namespace]] = {}
 
     def pods(self) -> Iterable[Pod]:
@@ -166,12 +176,17 @@ class Directory:
         """The live pods with the best claim to an address: one is the owner, none or several are nobody.
 
         A running pod's claim beats that of one that is being deleted. A remembered claim is never among several: it
-        ends as soon as another pod's present status has the address.
+        ends as soon as another pod's present status has the address. With a witness, what `ties` lets count.
         """
-        claims = self._claims.get(address)
-        if not claims:
-            return []
-        return [pod for pod in claims.values() if not pod.terminating] or list(claims.values())
+        return self._owners.get(address, [])
+
+    def withdrawn(self, address: str) -> Why | None:
+        """Why an address that is claimed has no owner, if it is the kernel's word that took it."""
+        return self._withdrawn.get(address)
+
+    def claims(self, address: str) -> list[Pod]:
+        """The live pods that say they have the address."""
+        return list(self._claims.get(address, {}).values())
 
     def namespace(self, name: str) -> Namespace | None:
         """The namespace of that name; when one was deleted and made anew and both are known, the newer."""
@@ -180,15 +195,61 @@ class Directory:
 
     def put_pod(self, pod: Pod) -> list[Change[Pod]]:
         """A pod was added or modified."""
-        return self._indexed_pods(self._pods.put(pod))
+        return self._indexed_pods(self._pods.put(pod), pod.version)
 
     def delete_pod(self, uid: str, version: int) -> list[Change[Pod]]:
         """A pod was deleted."""
-        return self._indexed_pods(self._pods.delete(uid, version))
+        return self._indexed_pods(self._pods.delete(uid, version), version)
 
-    def replace_pods(self, pods: Iterable[Pod], version: int) -> list[Change[Pod]]:
-        """These are all pods as of `version`: what is missing was deleted, unless it was seen later than that."""
-        return self._indexed_pods(self._pods.replace(pods, version))
+    def replace_pods(self, pods: Iterable[Pod], version: int, *, since: int | None = None) -> list[Change[Pod]]:
+        """These are all pods as of `version`: what is missing was deleted, unless it was seen later than that.
+
+        `since`: the list is as etcd had it, and was asked for when that was `losses`.
+        """
+        changes = self._indexed_pods(self._pods.replace(pods, version), version)
+        if self._ties is not None:
+            if since is not None:
+                self._settle(self._ties.proved(version, since))
+            elif not version:
+                self._settle(self._ties.spoken())
+        return changes
+
+    def witness(self) -> Ties[Pod]:
+        """From now on the kernel has a say."""
+        if self._ties is None:
+            self._ties = Ties(self.claims)
+            for address in self._claims:
+                self._ties.claimed(address, None, 0)
+        return self._ties
+
+    @property
+    def unproved(self) -> bool:
+        """Whether a read that begins now would prove something."""
+        return self._ties is not None and self._ties.unproved
+
+    @property
+    def losses(self) -> int:
+        """How many carriers were lost so far: what a read that begins now is newer than."""
+        return self._ties.losses if self._ties is not None else 0
+
+    def saw(self, sights: Mapping[str, Carrier | None], dead: Iterable[int] = ()) -> set[str]:
+        """The kernel shows other carriers at these addresses; these devices are gone. Which addresses have left one."""
+        ties = self.witness()
+        concerned = ties.saw(sights)
+        for link in dead:
+            concerned |= ties.died(link)
+        self._settle(concerned)
+        moved, ties.moved = ties.moved, set()
+        return moved
+
+    def blind(self, blind: bool) -> None:
+        """Whether the kernel cannot be heard now, so that no tie is certain."""
+        self._settle(self.witness().blinded(blind))
+
+    def moved(self) -> dict[str, Why | None]:
+        """The addresses whose owner is another than when this was last asked; why, where it was taken by the kernel."""
+        moved, self._moved = self._moved, {}
+        return moved
 
     def put_namespace(self, namespace: Namespace) -> list[Change[Namespace]]:
         """A namespace was added or modified."""
@@ -202,10 +263,38 @@ class Directory:
         """These are all namespaces as of `version`."""
         return self._indexed_namespaces(self._namespaces.replace(namespaces, version))
 
-    def _indexed_pods(self, changes: list[Change[Pod]]) -> list[Change[Pod]]:
+    def _indexed_pods(self, changes: list[Change[Pod]], version: int) -> list[Change[Pod]]:
         for change in changes:
             self._index(change)
-        return changes + [more for change in changes if change.after for more in self._superseded(change.after)]
+        changes += [more for change in changes if change.after for more in self._superseded(change.after)]
+        for change in changes:
+            self._claimed(change, version)
+        return changes
+
+    def _claimed(self, change: Change[Pod], version: int) -> None:
+        before = set(change.before.addresses) if change.before and change.before.live else set()
+        after = set(change.after.addresses) if change.after and change.after.live else set()
+        concerned = before | after
+        if self._ties is not None:
+            for address in before | after:
+                ended = change.before if address not in after else None
+                concerned |= self._ties.claimed(address, ended, change.after.version if change.after else version)
+        self._settle(concerned)
+
+    def _settle(self, addresses: Iterable[str]) -> None:
+        """Who owns these addresses now."""
+        for address in addresses:
+            if self._ties is not None:
+                verdict = self._ties.judge(address)
+            else:
+                claims = self.claims(address)
+                verdict = [pod for pod in claims if not pod.terminating] or claims
+            owners, why = ([], verdict) if isinstance(verdict, Why) else (verdict, None)
+            known = [pod.uid for pod in self._owners.get(address, ())], self._withdrawn.get(address)
+            if ([pod.uid for pod in owners], why) != known:
+                self._moved[address] = why
+            _keep(self._owners, address, owners or None)
+            _keep(self._withdrawn, address, why)
 
     def _index(self, change: Change[Pod]) -> None:
         if (before := change.before) is not None and before.live:
@@ -244,3 +333,13 @@ class Directory:
             if (after := change.after) is not None:
                 self._by_name.setdefault(after.name, {})[after.uid] = after
         return changes
+
+
+ValueT = TypeVar("ValueT")
+
+
+def _keep(kept: dict[str, ValueT], key: str, value: ValueT | None) -> None:
+    if value is None:
+        kept.pop(key, None)
+    else:
+        kept[key] = value

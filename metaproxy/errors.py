@@ -30,10 +30,12 @@ class Reason(StrEnum):
     CALLER_UNKNOWN = "CallerUnknown"
     CALLER_AMBIGUOUS = "CallerAmbiguous"
     CALLER_CHANGED = "CallerChanged"
+    CALLER_WITHDRAWN = "CallerWithdrawn"
     MASQUERADED = "Masqueraded"
     NOT_REDIRECTED = "NotRedirected"
     TOO_MANY_CONNECTIONS = "TooManyConnections"
 
+    HOST_NETWORK = "HostNetwork"
     NO_ROLE = "NoRole"
     OTHER_ROLE = "OtherRole"
     ROLE_MALFORMED = "RoleMalformed"
@@ -169,6 +171,12 @@ class NotRedirected(CallerError):
     """The connection was made to the agent itself, past the redirect; said in log and metric, it is closed."""
 
     reason = Reason.NOT_REDIRECTED
+
+
+class CallerWithdrawn(CallerError):
+    """The kernel shows that the peer's address is not where its pod was, and nothing newer says whose it is."""
+
+    reason = Reason.CALLER_WITHDRAWN
 
 
 class TooManyConnections(CallerError):

@@ -71,6 +71,9 @@ class Explainer:
     def by_address(self, address: str) -> dict[str, Any]:
         """What is known of whoever owns the address; names nobody when that is not certain: the asker may be a pod."""
         owners = self._directory.owners(address)
+        if (why := self._directory.withdrawn(address)) is not None:
+            message = f"the node's kernel does not show it where its pod was ({why.value}): CallerWithdrawn"
+            return {"address": address, "pod": None, "message": message}
         if len(owners) != 1:
             if owners:
                 reason, message = Reason.CALLER_AMBIGUOUS, "more than one pod claims it"

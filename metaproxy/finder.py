@@ -8,7 +8,7 @@ event and is woken by it. If the event does not come, one read for everybody dec
 """
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Protocol
 
 import structlog
@@ -16,9 +16,11 @@ from cachetools import TTLCache
 
 from metaproxy.budget import TokenBucket
 from metaproxy.caller import Change, Directory, Namespace, Pod
+from metaproxy.carriers import Carrier
 from metaproxy.eager import in_task
-from metaproxy.errors import CallerAmbiguous, CallerUnknown, Masqueraded
+from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded
 from metaproxy.telemetry import Metrics
+from metaproxy.ties import Why
 
 log = structlog.get_logger()
 
@@ -28,6 +30,13 @@ READ_AFTER = 0.25
 READ_RATE = 1.0
 READ_BURST = 5.0
 """How often the API server is read, for all addresses together."""
+
+PROOF_RATE = 2.0
+PROOF_BURST = 20.0
+"""How often it is read to prove what is newer than a carrier's loss: each read serves all losses before it."""
+
+PROOF_PAUSE = 30.0
+"""Seconds until the next try at most, while such reads fail."""
 
 READ_LIMIT = 5.0
 """Seconds after which a read is given up, whatever the source's own time-outs are: one at a time is made, so one that
@@ -59,6 +68,18 @@ class Observer(Protocol):
         """Namespaces came, changed, or went."""
         ...
 
+    def owner_withdrawn(self, pod: Pod, note: str) -> None:
+        """The pod's address was taken from it."""
+        ...
+
+
+class Lookout(Protocol):
+    """Who watches the kernel."""
+
+    def follow(self, addresses: Mapping[str, bool]) -> None:
+        """These addresses matter, and no others; each with whether anybody claims it."""
+        ...
+
 
 class Finder:
     """The directory, and those who wait for it to know more. `is_own` tells the node's own addresses."""
@@ -74,6 +95,11 @@ class Finder:
         self._read_wanted = asyncio.Event()
         self.observer: Observer | None = None
         self.reader: Reader | None = None
+        self.lookout: Lookout | None = None
+        # Told of each address that has left a carrier: whoever opened a connection from there is not who is there now,
+        # and what was written to it but not yet acknowledged would be sent to the newcomer.
+        self.on_moved: Callable[[str], None] = lambda _: None
+        self._withdrawals = {why: metrics.counter("caller_withdrawn_total", why=why.value) for why in Why}
         self.pods_synced = False
         self.namespaces_synced = False
 
@@ -110,6 +136,12 @@ class Finder:
         )
         if found is not None:
             return found
+        if (why := self._directory.withdrawn(address)) is not None:
+            raise CallerWithdrawn(
+                f"the node's kernel does not show your address where its pod was ({why.value})",
+                remedy="ask again; it is yours again when the kernel shows it in its place, or when the API server has "
+                "newer word of your pod; if it lasts, the operator should ask metaproxy explain",
+            )
         if self._directory.owners(address):
             raise CallerAmbiguous(
                 "more than one pod claims your address", remedy="ask again; it is settled when the API server is read"
@@ -132,7 +164,8 @@ class Finder:
             if not told and until >= deadline:
                 return None
             if not told:
-                self._ask_read(address)
+                if self._directory.withdrawn(address) is None:
+                    self._ask_read(address)  # what the kernel took a read has been wanted for already, or cannot give
                 patience = deadline
 
     async def news(self, key: Hashable, *, deadline: float) -> bool:
@@ -190,25 +223,69 @@ class Finder:
         """Eternal: reads the API server when somebody could not be explained; one read serves everybody."""
         loop = asyncio.get_running_loop()
         bucket = TokenBucket(rate=READ_RATE, burst=READ_BURST, now=loop.time())
+        proofs = TokenBucket(rate=PROOF_RATE, burst=PROOF_BURST, now=loop.time())
+        failures = 0
         while True:
             await self._read_wanted.wait()
-            await asyncio.sleep(bucket.wait(loop.time()))
-            bucket.take(loop.time())
+            due = proofs if self._directory.unproved and not failures else bucket
+            await asyncio.sleep(due.wait(loop.time()))
+            due.take(loop.time())
             self._read_wanted.clear()
-            await self._read()
+            failures = 0 if await self._read() else failures + 1
+            if self._directory.unproved:
+                # What was lost while the read was under way needs another.
+                pause = min(PROOF_PAUSE, 2.0 ** min(failures, 16) - 1.0)
+                loop.call_later(pause, self._read_wanted.set)
 
-    async def _read(self) -> None:
+    async def _read(self) -> bool:
         if self.reader is None:
-            return
+            return True
+        since = self._directory.losses
         try:
             async with asyncio.timeout(READ_LIMIT):
                 pods, version = await self.reader.read_pods()
         except Exception as error:  # noqa: BLE001  whatever the source's trouble, waiting requests end by their deadline
             log.warning("reading the pods of this node failed", error=repr(error))
             self._metrics.counter("caller_reads_total", outcome="failed").inc()
-            return
+            return False
         self._metrics.counter("caller_reads_total", outcome="done").inc()
-        self._pods(self._directory.replace_pods(pods, version))
+        self._pods(self._directory.replace_pods(pods, version, since=since))
+        return True
+
+    def saw(self, sights: Mapping[str, Carrier | None], dead: Iterable[int]) -> None:
+        """The kernel shows other carriers at these addresses; these devices are gone."""
+        for address in self._directory.saw(sights, dead):
+            self.on_moved(address)
+        self._tell_moved()
+
+    def blind(self, blind: bool) -> None:
+        """Whether the kernel cannot be heard for the moment."""
+        self._directory.blind(blind)
+        self._tell_moved()
+
+    def _tell_moved(self) -> None:
+        for address, why in self._directory.moved().items():
+            self.tell(("address", address))
+            if why is not None:
+                self._withdrawn(address, why)
+        if self.lookout is not None:
+            if self._directory.unproved:
+                self._read_wanted.set()
+            for state, number in self._directory.witness().states().items():
+                self._metrics.gauge("witness_addresses", state=state).set(number)
+
+    def _withdrawn(self, address: str, why: Why) -> None:
+        self._withdrawals[why].inc()
+        if self.observer is None or why not in {Why.LOST, Why.SHARED}:
+            return  # what a bridge forgot, or was not heard, is not told to anybody: it is looked for
+        for pod in self._directory.claims(address):
+            # The address of a pod that ends goes before its last event: nothing to tell.
+            if not pod.terminating:
+                self.observer.owner_withdrawn(
+                    pod,
+                    f"{address} is withdrawn ({why.value}): the node's kernel does not show it where the pod was; "
+                    "it is given back when it is there again, or when there is newer word of the pod",
+                )
 
     def _ask_read(self, address: str) -> None:
         if self.reader is None:
@@ -221,6 +298,7 @@ class Finder:
 
     def _pods(self, changes: list[Change[Pod]]) -> None:
         if not changes:
+            self._tell_moved()
             return
         if self.observer is not None:
             # Before the waiters: what a woken request asks for is then already on its way.
@@ -230,6 +308,9 @@ class Finder:
         }
         for address in addresses:
             self.tell(("address", address))
+        if self.lookout is not None:
+            self.lookout.follow(self._directory.witness().addresses)
+        self._tell_moved()
         self._metrics.gauge("directory_pods").set(self._directory.pod_count)
 
     def _namespaces(self, changes: list[Change[Namespace]]) -> None:

@@ -9,8 +9,11 @@ its credentials ready costs no task.
 
 import asyncio
 import errno
+import os
+import socket
+import struct
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from functools import lru_cache, partial
@@ -45,6 +48,9 @@ BACKLOG = 4096
 """Connections that the kernel keeps for us while the loop is busy."""
 
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing resets, and what was written but not acknowledged is never sent again."""
 
 _peer_address = lru_cache(maxsize=4096)(canonical_address)
 
@@ -153,6 +159,18 @@ class _Connection(asyncio.Protocol):
         """Cut it."""
         self._transport.abort()
 
+    def reset(self) -> None:
+        """Cut it so that nothing of what was written is sent any more, now or again."""
+        self._closing = True
+        # Of a copy: event loops keep the writes of a turn back, and their own sockets cannot be shut.
+        with socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno())) as end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError as error:
+                log.debug("already at its end", peer=self._peer, error=str(error))
+        self._transport.abort()
+
     def _go_on(self) -> None:
         """Answer the next request, as far as that can be done now: one a turn, because others wait for theirs."""
         listener, asked = self._listener, self._reader.asked
@@ -258,7 +276,7 @@ class Listener:
         self._cap = connections_per_address
         self._accept_direct = accept_direct
         self._refusals: OrderedDict[str, tuple[Reason, int]] = OrderedDict()
-        self._by_address: Counter[str] = Counter()
+        self._by_address: dict[str, set[_Connection]] = {}
         self._connections: set[_Connection] = set()
         self._nobody = asyncio.Event()
         self._limit = LogLimit()
@@ -309,13 +327,13 @@ class Listener:
 
     def opened(self, connection: _Connection, peer: str, end: sockets.Options) -> bool:
         """A connection was made; False when its address has too many, or it was not led here by the redirect."""
-        if self._by_address[peer] >= self._cap:
+        if len(self._by_address.get(peer, ())) >= self._cap:
             self._refuse(peer, Reason.TOO_MANY_CONNECTIONS)
             return False
         if not self._accept_direct and sockets.original_destination(end, ipv6=":" in peer) not in METADATA:
             self._refuse(peer, Reason.NOT_REDIRECTED)
             return False
-        self._by_address[peer] += 1
+        self._by_address.setdefault(peer, set()).add(connection)
         self._connections.add(connection)
         self._open.inc()
         return True
@@ -337,11 +355,16 @@ class Listener:
         """A counted connection ended."""
         self._open.dec()
         self._connections.discard(connection)
-        self._by_address[peer] -= 1
+        self._by_address[peer].discard(connection)
         if not self._by_address[peer]:
             del self._by_address[peer]
         if not self._connections:
             self._nobody.set()
+
+    def reset(self, address: str) -> None:
+        """Whoever has the address now did not open its connections: cut them, and let nothing more be sent on them."""
+        for connection in self._by_address.get(address, ()):
+            connection.reset()
 
     def _connect(self) -> _Connection:
         return _Connection(self)

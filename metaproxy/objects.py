@@ -4,6 +4,7 @@ Knows: where in a Pod, a Namespace or a PartialObjectMetadata the few things we 
 wrong. Must not know: how objects arrive, or what anybody does with them.
 """
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ from metaproxy.caller import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Namespace, 
 _HASH_LABEL = "pod-template-hash"
 _CRON_STAMP = re.compile(r"-[0-9]{8,10}$")
 _REPLICA_HASH = re.compile(r"-[bcdf-hj-np-tv-xz2456789]{5,10}$")
+_OBSERVED = ("phase", "podIP", "podIPs", "startTime", "initContainerStatuses", "containerStatuses")
+_CONDITIONS = frozenset({"Initialized", "PodReadyToStartContainers", "ContainersReady", "Ready"})
+"""What of a pod's status nobody but the kubelet writes; readiness gates and evictions write conditions of their own."""
 _FINISHED = frozenset({"Succeeded", "Failed"})
 
 
@@ -66,6 +70,7 @@ def pod_from(obj: Any) -> Pod:
         annotations=_annotations(metadata, POD_ANNOTATIONS),
         service_account=_text(spec.get("serviceAccountName")) or "default",
         workload=_workload(metadata, name),
+        observed=_observed(status),
     )
 
 
@@ -105,6 +110,18 @@ def _workload(metadata: Mapping[str, Any], name: str) -> str:
     if controller.get("kind") == "Job":
         return _CRON_STAMP.sub("", owner)
     return owner
+
+
+def _observed(status: Mapping[str, Any]) -> str:
+    if not status:
+        return ""
+    conditions = [
+        condition
+        for condition in map(_mapping, _sequence(status.get("conditions")))
+        if _text(condition.get("type")) in _CONDITIONS
+    ]
+    written = repr([[status.get(key) for key in _OBSERVED], conditions])
+    return hashlib.blake2b(written.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
 
 def _annotations(metadata: Mapping[str, Any], keys: frozenset[str]) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from metaproxy.caller import Change, Directory, Pod
+from metaproxy.caller import ROLE, Change, Directory, Pod
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import IssueError, Reason
 from metaproxy.policy import Decision, Denial, Grant, Rules
@@ -20,6 +20,11 @@ from metaproxy.roles import AssumeRole
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()
+
+ON_HOST = (
+    "a hostNetwork pod uses the node's network and so the node's role, not the one that its annotation names; "
+    "give it a network of its own, or credentials of its own"
+)
 
 
 class Wants(Protocol):
@@ -59,6 +64,7 @@ class Prefetch:
         self._metrics = metrics
         self._recorder = recorder
         self._told: dict[str, Decision] = {}
+        self._on_host: dict[str, str] = {}
 
     def pods_changed(self, changes: Iterable[Change[Pod]]) -> None:
         """Pods came, changed, or went."""
@@ -67,6 +73,7 @@ class Prefetch:
                 self._look(change.after)
             elif change.before is not None:
                 self._drop(change.before.uid)
+                self._host_role(change.before.uid, "")
                 self._entitlements.forget(change.before.uid)
 
     def namespaces_changed(self, names: frozenset[str]) -> None:
@@ -90,13 +97,45 @@ class Prefetch:
             if (pod := self._directory.pod(uid)) is not None:
                 self._recorder.record(pod, failure.reason.value, note)
 
+    def owner_withdrawn(self, pod: Pod, note: str) -> None:
+        """The kernel shows a pod's address elsewhere: its owner should know why it is refused."""
+        log.warning(
+            "address withdrawn",
+            pod_namespace=pod.namespace,
+            pod_name=pod.name,
+            reason=Reason.CALLER_WITHDRAWN,
+            message=note,
+        )
+        if self._recorder is not None:
+            self._recorder.record(pod, Reason.CALLER_WITHDRAWN.value, note)
+
     def _drop(self, uid: str) -> None:
         self._wants.want(uid, None)
         self._told.pop(uid, None)
 
+    def _on_node(self, pod: Pod) -> None:
+        """A pod on the node's network never asks here, whatever role it names: its owner should know which it has."""
+        role = pod.annotations.get(ROLE, "")
+        if role and self._on_host.get(pod.uid) != role:
+            log.warning("hostNetwork pod uses the node's role", pod_namespace=pod.namespace, pod_name=pod.name)
+            if self._recorder is not None:
+                self._recorder.record(pod, Reason.HOST_NETWORK.value, ON_HOST)
+        self._host_role(pod.uid, role)
+
+    def _host_role(self, uid: str, role: str) -> None:
+        if role:
+            self._on_host[uid] = role
+        else:
+            self._on_host.pop(uid, None)
+        self._metrics.gauge("host_network_roles").set(len(self._on_host))
+
     def _look(self, pod: Pod) -> None:
         if not pod.live:
             self._drop(pod.uid)
+            if pod.host_network and not pod.finished:
+                self._on_node(pod)
+            else:
+                self._host_role(pod.uid, "")
             return
         decision = self._entitlements.of(pod)
         self._wants.want(pod.uid, decision.call if isinstance(decision, Grant) else None)

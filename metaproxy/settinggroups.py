@@ -154,6 +154,19 @@ class Source(Group):
     )
 
 
+class Caller(Group):
+    """How the pod behind an address is known."""
+
+    witness: Literal["on", "off"] = knob(
+        "off",
+        "Whether the node's kernel has a say in who owns an address: a pod is tied to the device, and on bridges the "
+        "hardware address, at which its address was first seen. It only ever takes an owner away.",
+        reason="The kernel knows at once what a watch tells late. Manifests may name addresses of other machines.",
+        metavar="on|off",
+        shown="on with the Kubernetes source, else off",
+    )
+
+
 class Sts(Group):
     """How sessions are asked for."""
 

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from metaproxy.addresses import OWN_IPV4, OWN_IPV6, PORT
 from metaproxy.knobs import SettingsError, Tree, knob
 from metaproxy.roles import fields_of
-from metaproxy.settinggroups import Admin, Events, Log, Policy, Redirect, Server, Source, Sts, Tokens, Upstream
+from metaproxy.settinggroups import Admin, Caller, Events, Log, Policy, Redirect, Server, Source, Sts, Tokens, Upstream
 from metaproxy.settingsources import Parser, load
 from metaproxy.settingvalues import (
     BaseArnText,
@@ -80,6 +80,7 @@ class Settings(Tree):
     admin: Admin = Admin()
     redirect: Redirect = Redirect()
     source: Source = Source()
+    caller: Caller = Caller()
     sts: Sts = Sts()
     upstream: Upstream = Upstream()
     tokens: Tokens = Tokens()
@@ -101,11 +102,12 @@ class Settings(Tree):
     @classmethod
     def _as_the_source_needs(cls, given: Any) -> Any:
         """Defaults that depend on where pods are learnt: with manifests there need be no redirect."""
-        source, server = given.get("source", {}), given.get("server", {})
-        if not isinstance(source, dict) or not isinstance(server, dict) or source.get("manifests"):
+        groups = [given.get(name, {}) for name in ("source", "server", "caller")]
+        if not all(isinstance(group, dict) for group in groups) or groups[0].get("manifests"):
             return given
-        leads_here = [(OWN_IPV4, PORT), (OWN_IPV6, PORT)]
-        return {**given, "server": {"listen": leads_here, "accept_direct": False, **server}}
+        _, server, caller = groups
+        leads_here = {"listen": [(OWN_IPV4, PORT), (OWN_IPV6, PORT)], "accept_direct": False}
+        return {**given, "server": leads_here | server, "caller": {"witness": "on"} | caller}
 
     @model_validator(mode="after")
     def _can_work(self) -> Self:

@@ -88,6 +88,25 @@ METRICS = (
         (("outcome", "done or failed"),),
     ),
     Spec(
+        "metaproxy_caller_withdrawn_total",
+        "counter",
+        "Addresses taken from their pod, because the kernel shows them elsewhere.",
+        (("why", "lost, unresolved, shared or blind"),),
+    ),
+    Spec(
+        "metaproxy_witness_addresses",
+        "gauge",
+        "Addresses of pods by what the kernel shows of them.",
+        (("state", "tied, withdrawn or unseen"),),
+    ),
+    Spec(
+        "metaproxy_witness_dumps_total",
+        "counter",
+        "Times that everything was asked of the kernel anew.",
+        (("reason", "start, overrun, broken or audit"),),
+    ),
+    Spec("metaproxy_host_network_roles", "gauge", "hostNetwork pods that ask for a role and use the node's."),
+    Spec(
         "metaproxy_credentials_requests_total",
         "counter",
         "Requests for credentials by where these came from.",

@@ -87,7 +87,8 @@ def _document(data: bytes) -> tuple[int, Contents]:
         try:
             match _kind(obj):
                 case "Pod":
-                    pods.append(replace(pod_from(_completed(obj, namespaced=True)), version=0))
+                    # No kubelet writes files: their word is their author's, as a whole.
+                    pods.append(replace(pod_from(_completed(obj, namespaced=True)), version=0, observed=""))
                 case "Namespace":
                     namespaces.append(replace(namespace_from(_completed(obj, namespaced=False)), version=0))
         except ObjectError as error:

@@ -78,6 +78,7 @@ class Witness:
     def __init__(self) -> None:
         self.pods: list[Change[Pod]] = []
         self.names: list[frozenset[str]] = []
+        self.withdrawn: list[tuple[str, str]] = []
 
     def pods_changed(self, changes: Iterable[Change[Pod]]) -> None:
         """Pods came, changed, or went."""
@@ -86,6 +87,10 @@ class Witness:
     def namespaces_changed(self, names: frozenset[str]) -> None:
         """Namespaces came, changed, or went."""
         self.names.append(names)
+
+    def owner_withdrawn(self, pod: Pod, note: str) -> None:
+        """The kernel took the pod's address."""
+        self.withdrawn.append((pod.uid, note))
 
 
 class Bench:
@@ -488,7 +493,8 @@ async def test_the_observer_hears_before_who_waits() -> None:
 async def test_changes_are_told_and_counted() -> None:
     """Every real change reaches the observer, repetitions do not; how much is known and synced is shown."""
     async with bench() as b:
-        witness = b.finder.observer = Witness()
+        witness = Witness()
+        b.finder.observer = witness
         team = Namespace(uid="n", name="team", version=1)
         b.finder.put_pod(pod("a", A))
         b.finder.put_pod(pod("a", A))

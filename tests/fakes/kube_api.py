@@ -466,11 +466,12 @@ class FakeKubeApi:
         self._came.set()
         try:
             while not self._closing.is_set():
+                # Before looking: what is said while this is written must wake it again.
+                watch.wake.clear()
                 pending, swallowed = self._pending(watch, matches, accept)
                 await self._write(response, pending)
                 if swallowed or watch.ending:
                     break
-                watch.wake.clear()
                 try:
                     async with asyncio.timeout_at(None if self.silent or self.endless else end):
                         await watch.wake.wait()

@@ -21,6 +21,7 @@ TABLE = [
     (errors.NotRedirected, 503, "NotRedirected", True),
     (errors.CallerAmbiguous, 503, "CallerAmbiguous", True),
     (errors.CallerChanged, 503, "CallerChanged", True),
+    (errors.CallerWithdrawn, 503, "CallerWithdrawn", True),
     (errors.TooManyConnections, 503, "TooManyConnections", True),
     (errors.StsPending, 503, "StsPending", True),
     (errors.StsThrottled, 503, "StsThrottled", True),
@@ -31,6 +32,9 @@ TABLE = [
     (errors.StsRegionDisabled, 403, "StsRegionDisabled", False),
     (errors.UpstreamUnavailable, 503, "UpstreamUnavailable", True),
 ]
+
+TOLD_ONLY = {"HostNetwork"}
+"""Reasons of Events about pods that never ask here."""
 
 BY_POLICY = {
     "NoRole",
@@ -69,7 +73,9 @@ def test_the_table_above_is_complete() -> None:
     """No class and no reason is there that the table does not tell, and no reason belongs to two classes."""
     kinds = set(leaves(MetaproxyError)) - {errors.Refused}
     assert kinds == {kind for kind, *_ in TABLE}
-    assert {*(reason for _, _, reason, _ in TABLE), *BY_POLICY, "Internal"} == {reason.value for reason in Reason}
+    assert {*(reason for _, _, reason, _ in TABLE), *BY_POLICY, *TOLD_ONLY, "Internal"} == {
+        reason.value for reason in Reason
+    }
     assert len({reason for _, _, reason, _ in TABLE}) == len(TABLE)
 
 

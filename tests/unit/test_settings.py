@@ -73,6 +73,7 @@ SAMPLES: Mapping[str, tuple[str, list[str], Any, Any]] = {
     "redirect.listen": ("[::]:9", ["[::]:9"], "[::]:9", ("::", 9)),
     "source.manifests": ('["a,b", "c"]', ["a,b", "c"], ["a,b", "c"], [Path("a,b"), Path("c")]),
     "source.kubeconfig": ("/k", ["/k"], "/k", Path("/k")),
+    "caller.witness": ("off", ["off"], "off", "off"),
     "sts.endpoint_url": ("http://h:1/", ["http://h:1"], "http://h:1", "http://h:1"),
     "sts.region": ("us-east-1", ["us-east-1"], "us-east-1", "us-east-1"),
     "sts.session_duration": ("7200", ["7200"], 7200, 7200),

@@ -88,7 +88,7 @@ class Lab:
 
     def __enter__(self) -> Self:
         with self._stack:
-            self.node, self.outside = self._namespace("node"), self._namespace("imds")
+            self.node, self.outside = self.namespace("node"), self.namespace("imds")
             self._uplink()
             for number, style in enumerate(self._styles, 1):
                 self.pods.append(getattr(self, f"_{style}")(number))
@@ -133,23 +133,30 @@ class Lab:
     """Where the redirect leads and the agent listens, on its own addresses."""
 
     def agent(self, *flags: str) -> Process:
-        """A real agent on the addresses to which the redirect leads; it knows the pods from a file."""
+        """A real agent on the addresses to which the redirect leads; knows the pods from a file, unless told else."""
         if self._sts is None:
             self._sts = self.start(sys.executable, "-m", "tests.network.lab.sts")
         url = self._sts.wait_for("http://")
-        (self._folder / "pods.yaml").write_text(self._manifests())
+        self.declare()
         hosts = [OWN[4] if family == 4 else f"[{OWN[6]}]" for family in self.families]
+        elsewhere = any(flag.startswith("--source.") for flag in flags)
         agent = self.start(
             *(sys.executable, "-m", "metaproxy", "run", "--log.format=json"),
-            f"--source.manifests={self._folder / 'pods.yaml'}",
+            *([] if elsewhere else [f"--source.manifests={self._folder / 'pods.yaml'}"]),
             *(f"--server.listen={host}:{PORT}" for host in hosts),
             f"--tokens.key-file={self._folder / 'key'}",
             f"--sts.endpoint-url={url}",
             *("--sts.region=us-east-1", "--role-base-arn=arn:aws:iam::123456789012:role/", "--upstream.profile=none"),
             *flags,
         )
-        agent.wait_for('"listening"', '"manifests are read"')
+        agent.wait_for('"listening"', *([] if elsewhere else ['"manifests are read"']))
         return agent
+
+    def declare(self) -> None:
+        """Write the pods as they are now into the file from which an agent may know them."""
+        aside = self._folder / "pods.aside"
+        aside.write_text(self._manifests())
+        aside.rename(self._folder / "pods.yaml")
 
     def records(self) -> list[dict[str, Any]]:
         """What the real service answered since the last time this was asked."""
@@ -170,7 +177,8 @@ class Lab:
         """Rules that are none of ours, as nft reads them."""
         self.node.shell(f"nft -f - <<'END'\n{script}\nEND")
 
-    def _namespace(self, role: str) -> Namespace:
+    def namespace(self, role: str) -> Namespace:
+        """A namespace that goes with the lab."""
         namespace = Namespace(role)
         self._stack.callback(namespace.close)
         ipv6 = int(6 not in self.families)
@@ -218,7 +226,7 @@ class Lab:
 
     def _pod(self, style: str, number: int) -> Pod:
         every = {4: f"10.244.{number}.10", 6: f"fd44:{number}::10"}
-        namespace = self._namespace(style)
+        namespace = self.namespace(style)
         self.node.shell(
             f"ip link add pod{number} type veth peer name eth0 netns {namespace.name}\n"
             f"ip link set pod{number} address {GATEWAY_MAC} up"

@@ -1,0 +1,275 @@
+"""What carries an address: the device behind which its pod is, and on a bridge the pod's hardware address and port.
+
+Knows: what the kernel has said of links, routes, neighbours and bridge forwarding, and what follows from it.
+Must not know: netlink's wire, pods, the clock.
+
+An address has a carrier of its own
+
+- where a host route leads to a device (point-to-point, as Calico and the VPC CNI make it): that device;
+- where its route leads to a bridge: the neighbour's hardware address, and the one port that the bridge knows for it.
+
+On a bridge that does not know one of the two (yet, or any more) the carrier is *awaited*: that is not the same as none,
+for an attacker can see to it that an address answers from nowhere.
+
+Everything else (a gateway, a device that many pods are behind, macvlan) shows none. Routes of other tables than `main`
+are not looked at: no CNI that makes host routes puts those of its pods elsewhere.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from metaproxy.netlink import Fact, Forwarding, Link, Neighbour, Route
+
+FORWARDING = 16384
+"""Hardware addresses that are kept of all bridges: a pod can make up as many as it likes, a node has some hundreds."""
+
+_FULL = {4: 32, 6: 128}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carrier:
+    """A device (`link`, in its life `born`: an index may be given anew), and on a bridge the hardware address there.
+
+    Without a device it is awaited on that bridge, and `hardware` is what is known of it.
+    """
+
+    link: int = 0
+    born: int = 0
+    bridge: int = 0
+    hardware: bytes = b""
+
+    @property
+    def device(self) -> tuple[int, int] | None:
+        """The device in its life; None while it is awaited."""
+        return (self.link, self.born) if self.link else None
+
+
+class Seen(NamedTuple):
+    """What a word of the kernel changed: carriers by address, and devices that are gone."""
+
+    sights: dict[str, Carrier | None]
+    dead: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Known:
+    link: Link
+    born: int
+
+
+@dataclass(slots=True)
+class _View:
+    """Everything that was said, by what it is about."""
+
+    links: dict[int, _Known] = field(default_factory=dict)
+    routes: dict[tuple[int, int], dict[int, dict[tuple[int, int], int]]] = field(default_factory=dict)
+    neighbours: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    ports: dict[tuple[int, bytes], set[tuple[int, int]]] = field(default_factory=dict)
+
+
+class Table:
+    """The kernel's word, and the carriers of the addresses that are `wanted`.
+
+    A dump is heard into a view aside (`begin`, `listed`, `finish`) while notifications go on. What a notification said
+    during a dump is not overwritten by it: an entry can be listed before it changes and be delivered after.
+    """
+
+    def __init__(self) -> None:
+        self._view = _View()
+        self._next: _View | None = None
+        self._said: set[object] = set()
+        self._births = 0
+        self._sights: dict[str, Carrier | None] = {}
+
+    @property
+    def sights(self) -> Mapping[str, Carrier | None]:
+        """The addresses that are looked after, and their carriers as last looked at."""
+        return self._sights
+
+    def want(self, address: str) -> Carrier | None:
+        """Look after an address from now on; its carrier now."""
+        sight = self._sights[address] = self._carrier(address)
+        return sight
+
+    def forget(self, address: str) -> None:
+        """Look after it no longer."""
+        self._sights.pop(address, None)
+
+    def begin(self) -> None:
+        """Everything will be listed anew."""
+        self._next = _View()
+        self._said.clear()
+
+    def listed(self, fact: Fact) -> None:
+        """A part of the dump."""
+        if self._next is not None and _key(fact) not in self._said:
+            self._apply(self._next, fact)
+
+    def finish(self) -> Seen:
+        """The dump is whole: what was not listed is not there."""
+        before = self._view
+        if self._next is not None:
+            self._view, self._next = self._next, None
+            self._said.clear()
+        now = self._view.links
+        dead = tuple(
+            index for index, known in before.links.items() if index not in now or now[index].born != known.born
+        )
+        return Seen(self._looked(list(self._sights)), dead)
+
+    def heard(self, fact: Fact) -> Seen:
+        """A notification."""
+        affected = self._affected(fact)
+        self._apply(self._view, fact)
+        if self._next is not None:
+            self._said.add(_key(fact))
+            self._apply(self._next, fact)
+        return Seen(self._looked(affected), (fact.index,) if isinstance(fact, Link) and fact.gone else ())
+
+    def _looked(self, addresses: Iterable[str]) -> dict[str, Carrier | None]:
+        changed = {}
+        for address in addresses:
+            sight = self._carrier(address)
+            if sight != self._sights[address]:
+                changed[address] = self._sights[address] = sight
+        return changed
+
+    def _affected(self, fact: Fact) -> list[str]:
+        if isinstance(fact, Neighbour):
+            return [fact.address] if fact.address in self._sights else []
+        if isinstance(fact, Forwarding):
+            known = self._view.neighbours
+            return [address for address in self._sights if known.get((fact.bridge, address)) == fact.hardware]
+        if isinstance(fact, Route) and fact.length == _FULL[fact.version]:
+            address = str(_address(fact.version, fact.network))
+            return [address] if address in self._sights else []
+        return list(self._sights)
+
+    def _apply(self, view: _View, fact: Fact) -> None:
+        if isinstance(fact, Link):
+            self._apply_link(view, fact)
+        elif isinstance(fact, Route):
+            _apply_route(view, fact)
+        elif isinstance(fact, Neighbour):
+            if fact.hardware:
+                view.neighbours[fact.link, fact.address] = fact.hardware
+            else:
+                view.neighbours.pop((fact.link, fact.address), None)
+        else:
+            ports = view.ports.setdefault((fact.bridge, fact.hardware), set())
+            if fact.gone:
+                ports.discard((fact.port, fact.vlan))
+            else:
+                # In one VLAN a bridge knows one port: the newest.
+                ports -= {each for each in ports if each[1] == fact.vlan}
+                ports.add((fact.port, fact.vlan))
+            if not ports:
+                del view.ports[fact.bridge, fact.hardware]
+            elif len(view.ports) > FORWARDING:
+                self._drop_stray(view)
+
+    def _drop_stray(self, view: _View) -> None:
+        """Forget the oldest half of the hardware addresses that no neighbour has."""
+        used = {(link, hardware) for (link, _), hardware in view.neighbours.items()}
+        for key in [key for key in view.ports if key not in used][: FORWARDING // 2]:
+            del view.ports[key]
+
+    def _apply_link(self, view: _View, link: Link) -> None:
+        before = view.links.get(link.index)
+        if link.gone:
+            view.links.pop(link.index, None)
+            for each in [each for each in view.neighbours if each[0] == link.index]:
+                del view.neighbours[each]
+            for key in [key for key in view.ports if key[0] == link.index]:
+                del view.ports[key]
+            _drop_ports(view, link.index)
+        else:
+            # A life goes on through a dump; a name or a hardware address that changes does not begin another.
+            known = before or self._view.links.get(link.index)
+            if before is None and known is not None and known.link.life != link.life:
+                known = None
+            if known is None:
+                self._births += 1
+            view.links[link.index] = _Known(link, self._births if known is None else known.born)
+        if link.gone or not link.up:
+            # The kernel takes IPv4 routes of a device that goes down away without a word.
+            _drop_routes(view, link.index)
+
+    def _carrier(self, address: str) -> Carrier | None:
+        index, full = self._route(address)
+        known = self._view.links.get(index)
+        if known is None or not known.link.up:
+            return None
+        if not known.link.bridge:
+            return Carrier(link=index, born=known.born) if full else None
+        hardware = self._view.neighbours.get((index, address))
+        ports = {port for port, _ in self._view.ports.get((index, hardware), ())} if hardware else set()
+        port = self._view.links.get(next(iter(ports))) if len(ports) == 1 else None
+        if port is None or hardware is None:
+            return Carrier(bridge=index, hardware=hardware or b"")
+        return Carrier(link=port.link.index, born=port.born, bridge=index, hardware=hardware)
+
+    def _route(self, text: str) -> tuple[int, bool]:
+        """The device that the longest route to the address leads to, 0 for none; and whether it is for it alone."""
+        address = ipaddress.ip_address(text)
+        number, full = int(address), _FULL[address.version]
+        for length in range(full, -1, -1):
+            networks = self._view.routes.get((address.version, length))
+            if networks and (choices := networks.get(number >> (full - length))):
+                return choices[min(choices, key=_preference)], length == full
+        return 0, False
+
+
+def _preference(key: tuple[int, int]) -> tuple[int, int]:
+    tos, metric = key
+    return (tos != 0, metric)
+
+
+def _apply_route(view: _View, route: Route) -> None:
+    networks = view.routes.setdefault((route.version, route.length), {})
+    prefix = route.network >> (_FULL[route.version] - route.length)
+    choices = networks.setdefault(prefix, {})
+    key = (route.tos, route.metric)
+    if not route.gone:
+        choices[key] = route.link
+    elif choices.get(key) == route.link:
+        del choices[key]
+    if not choices:
+        del networks[prefix]
+    if not networks:
+        del view.routes[route.version, route.length]
+
+
+def _drop_routes(view: _View, link: int) -> None:
+    for where, networks in list(view.routes.items()):
+        for prefix, choices in list(networks.items()):
+            for key in [key for key, out in choices.items() if out == link]:
+                del choices[key]
+            if not choices:
+                del networks[prefix]
+        if not networks:
+            del view.routes[where]
+
+
+def _drop_ports(view: _View, link: int) -> None:
+    for key, ports in list(view.ports.items()):
+        ports -= {each for each in ports if each[0] == link}
+        if not ports:
+            del view.ports[key]
+
+
+def _address(version: int, number: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.IPv4Address(number) if version == 4 else ipaddress.IPv6Address(number)  # noqa: PLR2004  IP's
+
+
+def _key(fact: Fact) -> tuple[object, ...]:
+    """What a fact is about."""
+    if isinstance(fact, Link):
+        return ("link", fact.index)
+    if isinstance(fact, Route):
+        return ("route", fact.version, fact.network, fact.length, fact.tos, fact.metric)
+    if isinstance(fact, Neighbour):
+        return ("neighbour", fact.link, fact.address)
+    return ("port", fact.bridge, fact.hardware, fact.vlan)

@@ -1,0 +1,332 @@
+"""Which claims to an address count, by what the kernel says of the address: the owner is tied to a carrier.
+
+Knows: the carrier that each address has now, the one its owner was tied to, and what has been proved since it was lost.
+Must not know: how claims are learnt, the clock, sockets.
+
+The rule
+--------
+An owner is tied to the first carrier that is seen at its address after it claimed it. When the carrier *is lost* (its
+device or host route goes, or another carrier is seen in its place), the address has no owner until
+
+- the tied carrier is back: then nothing happened to the pod; or
+- a claim that is *newer than the loss* is known: its pod is tied to what carries the address then.
+
+What is newer than the loss? That something arrives after it says nothing: a watch may be late. A consistent read of the
+API server that *began* after the loss does: every version later than that list's was written after the loss (the
+address's `fence`). So
+
+- a pod that claimed the address when it was lost counts again only with a version behind the fence, in which the node
+  agent (kubelet) itself has said something new of the pod (`observed`), and not when it is being deleted: an
+  annotation, a label or a deletion write the old addresses once more, and so does the read, without anybody having
+  looked at them.
+- a pod that did not, counts behind the fence; and, if it is known whose carrier was lost, also when that read names it.
+  If it is not (a carrier that was never tied went), only what is behind the fence counts: the read could name the
+  loser.
+
+Until the read is there nobody counts. When an owner's claim ends by the API server's word, the fence is the version of
+that word. Claims without version are files, whose author's newest word always counts.
+
+A bridge forgets: that a neighbour or a port is not known at the moment is no loss, but nobody is the owner meanwhile.
+It is asked for before a connection from there can be made. Two pods' addresses behind one port of a bridge have no
+owners while that lasts, and nobody is tied to a port to which another pod is. Where no carrier is seen at an address,
+or one device carries several pods off bridges, nothing is changed: claims decide alone.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+from metaproxy.carriers import Carrier
+
+REMEMBERED = 1024
+"""Addresses that nobody claims and whose last loss is remembered: many times what one node has to give."""
+
+
+class Claim(Protocol):
+    """A pod that says it has an address."""
+
+    @property
+    def uid(self) -> str:
+        """Who."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """When it was written; 0 in files."""
+        ...
+
+    @property
+    def terminating(self) -> bool:
+        """Whether it is being deleted."""
+        ...
+
+    @property
+    def observed(self) -> str:
+        """A digest of what the kubelet last wrote."""
+        ...
+
+
+ClaimT = TypeVar("ClaimT", bound=Claim)
+
+
+class Why(StrEnum):
+    """Why an address that is claimed has no owner."""
+
+    LOST = "lost"
+    UNRESOLVED = "unresolved"
+    SHARED = "shared"
+    BLIND = "blind"
+
+
+@dataclass(slots=True)
+class _Point:
+    """What is known of an address.
+
+    `last` is the last carrier that was seen and not lost: `sight`, unless a bridge has forgotten it. `loss` numbers the
+    last loss, 0 is none; `fence` is None until a read that began after it is there. `stale`: who claimed the address
+    then, and what the kubelet had said of them. `anonymous`: a carrier went of which nobody knows whose it was.
+    """
+
+    sight: Carrier | None = None
+    last: Carrier | None = None
+    uid: str = ""
+    tied: Carrier | None = None
+    broken: bool = False
+    loss: int = 0
+    fence: int | None = 0
+    stale: dict[str, str] = field(default_factory=dict)
+    anonymous: bool = False
+
+
+class Ties(Generic[ClaimT]):
+    """The points of all addresses that are claimed, or were. `claims` tells who claims an address now.
+
+    `moved`: addresses that have left a carrier since whoever reads this last emptied it.
+    """
+
+    def __init__(self, claims: Callable[[str], Sequence[ClaimT]]) -> None:
+        self._claims = claims
+        self._points: dict[str, _Point] = {}
+        self._idle: OrderedDict[str, None] = OrderedDict()
+        self._at: dict[tuple[int, int], set[str]] = {}
+        self._common: set[tuple[int, int]] = set()
+        self._blind, self._heard = True, False
+        self.losses = 0
+        self.moved: set[str] = set()
+
+    @property
+    def addresses(self) -> dict[str, bool]:
+        """Those whose carriers matter, each with whether anybody claims it now."""
+        return {address: address not in self._idle for address in self._points}
+
+    @property
+    def unproved(self) -> bool:
+        """Whether a read is wanted that begins now."""
+        return any(point.fence is None for point in self._points.values())
+
+    def states(self) -> Mapping[str, int]:
+        """How many claimed addresses are tied, withdrawn (or not seen yet on their bridge), without an own carrier."""
+        counts = {"tied": 0, "withdrawn": 0, "unseen": 0}
+        for address, point in self._points.items():
+            if address not in self._idle:
+                tied = point.tied is not None and not point.broken
+                lost = point.broken or (point.sight is not None and point.sight.device not in self._common)
+                counts["tied" if tied else "withdrawn" if lost else "unseen"] += 1
+        return counts
+
+    def blinded(self, blind: bool) -> set[str]:
+        """Whether the kernel cannot be heard, so that no tie is certain; the addresses concerned. So it begins."""
+        changed = blind != self._blind
+        self._blind, self._heard = blind, self._heard or not blind
+        return set(self._points) if changed else set()
+
+    def claimed(self, address: str, gone: ClaimT | None, version: int) -> set[str]:
+        """Claims to an address changed, that of `gone` ended, by a word of this version; the addresses concerned."""
+        claims, point = self._claims(address), self._points.get(address)
+        if point is None:
+            if not claims:
+                return {address}
+            point = self._points[address] = _Point()
+        if gone is not None and gone.uid == point.uid:
+            self._end(point, gone, version)
+        concerned = {address, *self._beside(point.sight), *self._beside(point.tied)}
+        if claims:
+            self._idle.pop(address, None)
+        else:
+            self._idle[address] = None
+            self._idle.move_to_end(address)
+        if len(self._idle) > REMEMBERED:
+            oldest, _ = self._idle.popitem(last=False)
+            self._move(oldest, self._points.pop(oldest), None)
+        return concerned
+
+    def saw(self, sights: Mapping[str, Carrier | None]) -> set[str]:
+        """The kernel says that these addresses have other carriers; the addresses whose owners may differ by that."""
+        concerned = set(sights)
+        for address, sight in sights.items():
+            if (point := self._points.get(address)) is None:
+                continue
+            concerned |= self._move(address, point, sight)
+            last = point.last
+            if last is not None and _differs(last, sight):
+                if last.device in self._common:
+                    point.last = None
+                elif sight == point.tied:
+                    self.moved.add(address)
+                else:
+                    self._lose(address, point)
+            if sight is not None and sight.device is not None:
+                point.broken = point.broken and sight != point.tied
+                point.last = sight
+        return concerned
+
+    def died(self, link: int) -> set[str]:
+        """A device is gone: what it carried is lost, on bridges too. The addresses concerned."""
+        concerned = set()
+        for address, point in self._points.items():
+            if point.last is not None and point.last.link == link:
+                concerned.add(address)
+                if point.last.device in self._common:
+                    point.last = None
+                else:
+                    self._lose(address, point)
+        self._common = {device for device in self._common if device[0] != link}
+        return concerned
+
+    def proved(self, version: int, since: int) -> set[str]:
+        """A consistent read of that version began after the loss number `since`; the addresses that this may decide."""
+        decided = set()
+        for address, point in self._points.items():
+            if point.fence is None and point.loss <= since:
+                point.fence = version
+                decided.add(address)
+        return decided
+
+    def spoken(self) -> set[str]:
+        """Files were read anew: their word counts, whatever happened before. The addresses that this may decide."""
+        for point in self._points.values():
+            point.fence, point.anonymous = 0, False
+            point.stale.clear()
+        return set(self._points)
+
+    def judge(self, address: str) -> list[ClaimT] | Why:
+        """Whose claims count now, tying a single one to the carrier; or why nobody's does."""
+        claims, point = self._claims(address), self._points.get(address)
+        if point is None or not claims:
+            return _best(claims)
+        if self._blind and not (self._heard and point.tied is None and point.sight is None):
+            return Why.BLIND
+        if self._several(address, point, claims):
+            if point.sight is not None and point.sight.bridge:
+                return Why.SHARED
+            self._untie(point.sight)
+        if point.sight is not None and point.sight.device in self._common:
+            return _best(claims)
+        best = _best([claim for claim in claims if _counts(point, claim)])
+        if not best:
+            return Why.LOST
+        return best if len(best) > 1 else self._tied(address, point, best[0])
+
+    def _tied(self, address: str, point: _Point, claim: ClaimT) -> list[ClaimT] | Why:
+        if point.sight is None:
+            # Never a carrier: no network that shows any. Else one is awaited.
+            return [claim] if point.tied is None and not point.loss else Why.UNRESOLVED
+        if point.sight.device is None:
+            return Why.UNRESOLVED
+        if claim.uid == point.uid and not point.broken:
+            return [claim]
+        if point.sight.bridge and self._taken(address, point.sight, claim):
+            return Why.SHARED
+        point.uid, point.tied, point.broken, point.anonymous = claim.uid, point.sight, False, False
+        return [claim]
+
+    def _end(self, point: _Point, claim: ClaimT, version: int) -> None:
+        """The owner's claim is over by the source's word, whatever the kernel still shows."""
+        if not point.broken:
+            point.loss, point.fence, point.broken = self._number(), version, True
+            point.stale = {}
+        point.stale[claim.uid] = claim.observed
+
+    def _lose(self, address: str, point: _Point) -> None:
+        self.moved.add(address)
+        point.anonymous |= point.last != point.tied
+        point.last, point.broken = None, point.tied is not None
+        point.loss, point.fence = self._number(), None
+        point.stale = {claim.uid: claim.observed for claim in self._claims(address)}
+
+    def _number(self) -> int:
+        self.losses += 1
+        return self.losses
+
+    def _untie(self, sight: Carrier | None) -> None:
+        """A device off bridges carries several pods: it tells nobody from anybody."""
+        if sight is not None and sight.device is not None:
+            self._common.add(sight.device)
+            for address in self._beside(sight):
+                point = self._points[address]
+                if point.tied == sight:
+                    point.uid, point.tied, point.broken = "", None, False
+
+    def _beside(self, sight: Carrier | None) -> set[str]:
+        """The addresses at that device now."""
+        return self._at.get(sight.device, set()) if sight is not None and sight.device is not None else set()
+
+    def _move(self, address: str, point: _Point, sight: Carrier | None) -> set[str]:
+        """Index the new sight; who is at the old or the new device."""
+        concerned: set[str] = set()
+        if point.sight is not None and point.sight.device is not None:
+            there = self._at[point.sight.device]
+            there.discard(address)
+            concerned |= there
+            if not there:
+                del self._at[point.sight.device]
+        if sight is not None and sight.device is not None:
+            there = self._at.setdefault(sight.device, set())
+            concerned |= there
+            there.add(address)
+        point.sight = sight
+        return concerned
+
+    def _several(self, address: str, point: _Point, claims: Sequence[ClaimT]) -> bool:
+        """Whether another pod's address is at the same device."""
+        mine = {claim.uid for claim in claims}
+        theirs = [self._claims(other) for other in self._beside(point.sight) if other != address]
+        return any(pods and mine.isdisjoint(pod.uid for pod in pods) for pods in theirs)
+
+    def _taken(self, address: str, sight: Carrier, claim: ClaimT) -> bool:
+        """Whether another pod was tied to the port: it is that pod's while the device lives, wherever it is seen."""
+        return any(
+            point.tied is not None
+            and point.tied.device == sight.device
+            and point.uid != claim.uid
+            and claim.uid not in {each.uid for each in self._claims(other)}
+            for other, point in self._points.items()
+            if other != address
+        )
+
+
+def _best(claims: Sequence[ClaimT]) -> list[ClaimT]:
+    return [claim for claim in claims if not claim.terminating] or list(claims)
+
+
+def _differs(last: Carrier, sight: Carrier | None) -> bool:
+    """Whether the address is elsewhere now: that a bridge has forgotten its port, or knows nothing of it, is not."""
+    if sight is None:
+        return not last.bridge
+    if sight.device is None:
+        return sight.bridge != last.bridge or sight.hardware not in {b"", last.hardware}
+    return sight != last
+
+
+def _counts(point: _Point, claim: Claim) -> bool:
+    """The rule of the module's page."""
+    if not point.loss or (claim.uid == point.uid and not point.broken):
+        return True
+    if point.fence is None:
+        return False
+    behind = claim.version > point.fence or not claim.version
+    if claim.uid in point.stale:
+        return behind and claim.observed != point.stale[claim.uid] and not claim.terminating
+    return behind or not point.anonymous

@@ -1,0 +1,326 @@
+"""Listens to the node's kernel about who carries the addresses of pods, and reports it.
+
+Knows: a socket of rtnetlink, when everything has to be asked anew, how to make the kernel look for an address.
+Must not know: what pods are, what a carrier means for an owner.
+
+No privilege is needed: anybody may listen. Messages can be lost when they come faster than they are read; the kernel
+says so, and everything is asked for again. Until it is there, or while more waits than is read in a turn, nothing is
+certain, and it is reported so.
+"""
+
+import asyncio
+import random
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import count
+from typing import Literal, Protocol
+
+import structlog
+
+from metaproxy import netlink
+from metaproxy.carriers import Carrier, Seen, Table
+from metaproxy.netlink import End, Overrun
+from metaproxy.telemetry import Metrics
+
+log = structlog.get_logger()
+
+Reason = Literal["start", "overrun", "broken", "audit"]
+"""Why everything is asked of the kernel."""
+
+DATAGRAM = 1 << 17
+"""Bytes: four times what the kernel puts into one datagram of a dump."""
+
+BUFFER = 1 << 22
+"""Bytes that may wait unread; the kernel gives what it allows without privilege."""
+
+TURN = 256
+"""Datagrams that are read before others may run: a pod can make the kernel talk without end."""
+
+AUDIT = 60.0
+"""Seconds after which everything is asked anew, should a word have been missed: IPv4 routes can go without one."""
+
+PATIENCE = 5.0
+"""Seconds for an answer of the kernel, which takes milliseconds; then it is asked again."""
+
+PAUSE = 0.1
+"""Seconds between two tries while the kernel's lists change faster than they are read."""
+
+ASK_AGAIN = (0.5, 30.0)
+"""Seconds between two datagrams to an address that the kernel does not know: from, and growing to."""
+
+CALL_HOME = 0.5
+"""Seconds between two datagrams to an address that has left its port on a bridge: it may want to come back."""
+
+DISCARD = 9
+"""The port to which nothing is said (RFC 863): that a packet has to go there makes the kernel look for the address."""
+
+IP_PKTINFO = 8
+"""Linux's number of the option that names a datagram's device; Python has no name for it."""
+
+_PACKET_INFO = struct.Struct("=iII")
+
+
+class Sink(Protocol):
+    """Who wants to know."""
+
+    def saw(self, sights: Mapping[str, Carrier | None], dead: Iterable[int]) -> None:
+        """These addresses have other carriers now; these devices are gone."""
+        ...
+
+    def blind(self, blind: bool) -> None:
+        """Whether the kernel cannot be heard for the moment; it begins so."""
+        ...
+
+
+class Witness:
+    """See the module. `follow` says which addresses matter; `run` is its life.
+
+    `_claimed`: the addresses that are looked for when the kernel does not know them. `_homes`: the port that an address
+    was last seen at before it was elsewhere or nowhere, while that port is there.
+    """
+
+    def __init__(self, sink: Sink, metrics: Metrics) -> None:
+        self._sink = sink
+        self._metrics = metrics
+        self._table = Table()
+        self._sequence = count(random.randrange(1, 1 << 30))  # noqa: S311  a number to know answers by, no secret
+        self._requests: Iterator[bytes] = iter(())
+        self._port = self._awaited = 0
+        self._ended = asyncio.Event()
+        self._outcome: Reason | None = None
+        self._socket: socket.socket | None = None
+        self._probes: dict[int, socket.socket] = {}
+        self._claimed: frozenset[str] = frozenset()
+        self._homes: dict[str, Carrier] = {}
+        self._last: dict[str, Carrier] = {}
+        self._asked: dict[str, asyncio.TimerHandle] = {}
+        self._whole = self._behind = False
+        self._trouble = "not listening yet"
+
+    def status(self) -> str:
+        """One line for a person."""
+        return self._trouble or "listening to the kernel"
+
+    def follow(self, addresses: Mapping[str, bool]) -> None:
+        """These addresses matter, and no others; each with whether it is to be looked for, too."""
+        self._claimed = frozenset(address for address, claimed in addresses.items() if claimed)
+        for address in [address for address in self._table.sights if address not in addresses]:
+            self._table.forget(address)
+            self._settled(address)
+            self._last.pop(address, None)
+            self._homes.pop(address, None)
+        new = {address: self._table.want(address) for address in addresses if address not in self._table.sights}
+        self._report(Seen({address: sight for address, sight in new.items() if sight is not None}, ()))
+        for address in self._claimed:
+            self._mind(address)
+
+    async def run(self) -> None:
+        """Eternal: listen, and ask for everything when that is due."""
+        with ExitStack() as stack:
+            try:
+                self._open(stack)
+            except OSError as error:
+                # Where there is nothing to be heard nothing is taken from anybody.
+                self._trouble = f"the kernel cannot be heard: {error}"
+                log.error("the kernel cannot be heard", error=str(error))  # noqa: TRY400  a trace would help nobody
+                self._sink.blind(False)
+                await asyncio.Event().wait()
+            reason: Reason = "start"
+            while True:
+                reason = await self._round(reason)
+
+    def _open(self, stack: ExitStack) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+        listening = stack.enter_context(socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        listening.bind((0, netlink.GROUPS))
+        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+            try:
+                probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            except OSError as error:
+                log.info("addresses of a family are not looked for", version=version, error=str(error))
+            else:
+                self._probes[version] = stack.enter_context(probe)
+        self._socket, self._port = listening, listening.getsockname()[0]
+        stack.callback(self._close)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Be called when there is something to read."""
+        assert self._socket is not None  # noqa: S101  only while running
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket)
+        loop.add_reader(self._socket, self._readable)
+
+    def _close(self) -> None:
+        assert self._socket is not None  # noqa: S101  only while running
+        asyncio.get_running_loop().remove_reader(self._socket)
+        for address in list(self._asked):
+            self._settled(address)
+        self._probes.clear()
+        self._socket = None
+
+    async def _round(self, reason: Reason) -> Reason:
+        """Ask for everything, then only listen; why everything has to be asked anew."""
+        self._metrics.counter("witness_dumps_total", reason=reason).inc()
+        self._ended.clear()
+        self._outcome = None
+        self._table.begin()
+        self._requests = iter(netlink.requests())
+        self._ask()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._ended.wait()
+        except TimeoutError:
+            self._uncertain("the kernel does not answer")
+            log.warning("the kernel does not answer", seconds=PATIENCE)
+            return "broken"
+        if (outcome := self._why()) is not None:
+            await asyncio.sleep(PAUSE if outcome == "broken" else 0)
+            return outcome
+        self._ended.clear()
+        try:
+            async with asyncio.timeout(AUDIT):
+                await self._ended.wait()
+        except TimeoutError:
+            return "audit"
+        return self._why() or "broken"
+
+    def _why(self) -> Reason | None:
+        """Why everything has to be asked anew, by what was read meanwhile."""
+        return self._outcome
+
+    def _ask(self) -> None:
+        """Send the next request, or be done."""
+        request = next(self._requests, None)
+        if request is None:
+            self._awaited = 0
+            self._report(self._table.finish())
+            self._whole, self._trouble = True, ""
+            self._sink.blind(self._behind)
+            self._ended.set()
+            return
+        self._awaited = next(self._sequence)
+        assert self._socket is not None  # noqa: S101  only while running
+        self._socket.send(netlink.sealed(request, self._awaited))
+
+    def _again(self, reason: Reason) -> None:
+        self._awaited = 0
+        self._outcome = reason
+        self._ended.set()
+
+    def _readable(self) -> None:
+        """Read what there is before anybody else may run: a request must not be faster than the kernel's word."""
+        assert self._socket is not None  # noqa: S101  only while running
+        for _ in range(TURN):
+            try:
+                data = self._socket.recv(DATAGRAM)
+            except BlockingIOError:
+                if self._behind:
+                    self._behind = False
+                    self._sink.blind(not self._whole)
+                return
+            except OSError as error:
+                # ENOBUFS: something was lost, and nothing says what. After an error libuv looks at the socket no more.
+                self._listen()
+                self._lost(error)
+                continue
+            for port, sequence, message in netlink.messages(data):
+                if isinstance(message, Overrun):
+                    self._lost("overrun")
+                elif port == self._port:
+                    self._answered(sequence, message)
+                elif not isinstance(message, End):
+                    self._report(self._table.heard(message))
+        if not self._behind:
+            self._behind = True
+            self._sink.blind(True)
+
+    def _answered(self, sequence: int, message: netlink.Fact | End) -> None:
+        if sequence != self._awaited:
+            return  # of a dump that was given up
+        if not isinstance(message, End):
+            self._table.listed(message)
+        elif message.broken:
+            self._again("broken")
+        else:
+            self._ask()
+
+    def _lost(self, error: object) -> None:
+        if self._whole:
+            log.warning("messages of the kernel were lost: asking for everything anew", error=str(error))
+        self._uncertain("messages of the kernel were lost, asking anew")
+        self._again("overrun")
+
+    def _uncertain(self, trouble: str) -> None:
+        self._whole, self._trouble = False, trouble
+        self._sink.blind(True)
+
+    def _report(self, seen: Seen) -> None:
+        for address in [address for address, home in self._homes.items() if home.link in seen.dead]:
+            del self._homes[address]
+        for address, sight in seen.sights.items():
+            self._note(address, sight, seen.dead)
+        if seen.sights or seen.dead:
+            self._sink.saw(seen.sights, seen.dead)
+        for address in seen.sights:
+            self._mind(address)
+
+    def _note(self, address: str, sight: Carrier | None, dead: tuple[int, ...]) -> None:
+        """Remember the port that the address has left."""
+        last = self._last.get(address)
+        if last is not None and last.bridge and last != sight and last.link not in dead:
+            self._homes.setdefault(address, last)
+        if sight is not None and sight.device is not None:
+            self._last[address] = sight
+            if sight == self._homes.get(address):
+                del self._homes[address]
+
+    def _mind(self, address: str) -> None:
+        """Look for the address if there is reason to, and it is not done already."""
+        if not self._missed(address):
+            self._settled(address)
+        elif address not in self._asked and self._socket is not None:
+            self._look_for(address)
+
+    def _missed(self, address: str) -> bool:
+        sight = self._table.sights.get(address)
+        away = address in self._homes or (sight is not None and sight.device is None)
+        return away and address in self._claimed
+
+    def _settled(self, address: str) -> None:
+        if (timer := self._asked.pop(address, None)) is not None:
+            timer.cancel()
+
+    def _look_for(self, address: str, pause: float = ASK_AGAIN[0]) -> None:
+        """Make the kernel learn where the address is, again and again until it knows."""
+        if not self._missed(address):
+            self._settled(address)
+            return
+        self._send(address)
+        home = self._homes.get(address)
+        if home is not None:
+            self._send(address, home.link)
+        self._asked[address] = asyncio.get_running_loop().call_later(
+            (pause if home is None else CALL_HOME) * (0.75 + 0.5 * random.random()),  # noqa: S311  spreads load
+            self._look_for,
+            address,
+            min(2 * pause, ASK_AGAIN[1]),
+        )
+
+    def _send(self, address: str, port: int = 0) -> None:
+        """A datagram to the address; through a bridge's port if one is given.
+
+        The kernel then asks for it behind that port alone, whatever it believes of it on the bridge. The answer arrives
+        on the bridge and corrects what is believed there. Of IPv6 it will not have this, for want of a route.
+        """
+        version = 6 if ":" in address else 4
+        if (probe := self._probes.get(version)) is None or (port and version == 6):  # noqa: PLR2004  IP's
+            return
+        through = [(socket.IPPROTO_IP, IP_PKTINFO, _PACKET_INFO.pack(port, 0, 0))] if port else []
+        try:
+            probe.sendmsg([b""], through, 0, (address, DISCARD))
+        except OSError as error:
+            log.debug("looking for an address failed", address=address, error=str(error))
