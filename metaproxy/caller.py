@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from metaproxy.carriers import Carrier
+from metaproxy.carriers import Carrier, Device
 from metaproxy.ties import Ties, Why
 
 ROLE = "iam.amazonaws.com/role"
@@ -206,10 +206,11 @@ class Directory:
 
         `since`: the list is as etcd had it, and was asked for when that was `losses`.
         """
-        changes = self._indexed_pods(self._pods.replace(pods, version), version)
+        listed = list(pods)
+        changes = self._indexed_pods(self._pods.replace(listed, version), version)
         if self._ties is not None:
             if since is not None:
-                self._settle(self._ties.proved(version, since))
+                self._settle(self._ties.proved(version, since, {pod.uid: pod.observed for pod in listed}))
             elif not version:
                 self._settle(self._ties.spoken())
         return changes
@@ -232,12 +233,12 @@ class Directory:
         """How many carriers were lost so far: what a read that begins now is newer than."""
         return self._ties.losses if self._ties is not None else 0
 
-    def saw(self, sights: Mapping[str, Carrier | None], dead: Iterable[int] = ()) -> set[str]:
+    def saw(self, sights: Mapping[str, Carrier | None], dead: Iterable[Device] = ()) -> set[str]:
         """The kernel shows other carriers at these addresses; these devices are gone. Which addresses have left one."""
         ties = self.witness()
         concerned = ties.saw(sights)
-        for link in dead:
-            concerned |= ties.died(link)
+        for device in dead:
+            concerned |= ties.died(device)
         self._settle(concerned)
         moved, ties.moved = ties.moved, set()
         return moved

@@ -28,6 +28,10 @@ FORWARDING = 16384
 _FULL = {4: 32, 6: 128}
 
 
+Device = tuple[int, int]
+"""Its index, and which of the lives with that index it is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carrier:
     """A device (`link`, in its life `born`: an index may be given anew), and on a bridge the hardware address there.
@@ -41,7 +45,7 @@ class Carrier:
     hardware: bytes = b""
 
     @property
-    def device(self) -> tuple[int, int] | None:
+    def device(self) -> Device | None:
         """The device in its life; None while it is awaited."""
         return (self.link, self.born) if self.link else None
 
@@ -50,7 +54,7 @@ class Seen(NamedTuple):
     """What a word of the kernel changed: carriers by address, and devices that are gone."""
 
     sights: dict[str, Carrier | None]
-    dead: tuple[int, ...]
+    dead: tuple[Device, ...]
 
 
 @dataclass(slots=True)
@@ -115,18 +119,21 @@ class Table:
             self._said.clear()
         now = self._view.links
         dead = tuple(
-            index for index, known in before.links.items() if index not in now or now[index].born != known.born
+            (index, known.born)
+            for index, known in before.links.items()
+            if index not in now or now[index].born != known.born
         )
         return Seen(self._looked(list(self._sights)), dead)
 
     def heard(self, fact: Fact) -> Seen:
         """A notification."""
         affected = self._affected(fact)
+        known = self._view.links.get(fact.index) if isinstance(fact, Link) and fact.gone else None
         self._apply(self._view, fact)
         if self._next is not None:
             self._said.add(_key(fact))
             self._apply(self._next, fact)
-        return Seen(self._looked(affected), (fact.index,) if isinstance(fact, Link) and fact.gone else ())
+        return Seen(self._looked(affected), () if known is None else ((known.link.index, known.born),))
 
     def _looked(self, addresses: Iterable[str]) -> dict[str, Carrier | None]:
         changed = {}

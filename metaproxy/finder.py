@@ -16,7 +16,7 @@ from cachetools import TTLCache
 
 from metaproxy.budget import TokenBucket
 from metaproxy.caller import Change, Directory, Namespace, Pod
-from metaproxy.carriers import Carrier
+from metaproxy.carriers import Carrier, Device
 from metaproxy.eager import in_task
 from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded
 from metaproxy.telemetry import Metrics
@@ -252,7 +252,7 @@ class Finder:
         self._pods(self._directory.replace_pods(pods, version, since=since))
         return True
 
-    def saw(self, sights: Mapping[str, Carrier | None], dead: Iterable[int]) -> None:
+    def saw(self, sights: Mapping[str, Carrier | None], dead: Iterable[Device]) -> None:
         """The kernel shows other carriers at these addresses; these devices are gone."""
         for address in self._directory.saw(sights, dead):
             self.on_moved(address)

@@ -16,12 +16,11 @@ API server that *began* after the loss does: every version later than that list'
 address's `fence`). So
 
 - a pod that claimed the address when it was lost counts again only with a version behind the fence, in which the node
-  agent (kubelet) itself has said something new of the pod (`observed`), and not when it is being deleted: an
-  annotation, a label or a deletion write the old addresses once more, and so does the read, without anybody having
-  looked at them.
-- a pod that did not, counts behind the fence; and, if it is known whose carrier was lost, also when that read names it.
-  If it is not (a carrier that was never tied went), only what is behind the fence counts: the read could name the
-  loser.
+  agent (kubelet) itself says something of the pod (`observed`) that it did not in that read, and not when it is being
+  deleted: an annotation, a label or a deletion write the old addresses once more, and so does the read, without
+  anybody having looked at them.
+- a pod that did not, counts when that read names it, or behind the fence. But if it is not known whose carrier was
+  lost (one that was never tied went, or words of the kernel were lost) it is treated as if it had: it may be the loser.
 
 Until the read is there nobody counts. When an owner's claim ends by the API server's word, the fence is the version of
 that word. Claims without version are files, whose author's newest word always counts.
@@ -38,7 +37,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from metaproxy.carriers import Carrier
+from metaproxy.carriers import Carrier, Device
 
 REMEMBERED = 1024
 """Addresses that nobody claims and whose last loss is remembered: many times what one node has to give."""
@@ -85,8 +84,8 @@ class _Point:
     """What is known of an address.
 
     `last` is the last carrier that was seen and not lost: `sight`, unless a bridge has forgotten it. `loss` numbers the
-    last loss, 0 is none; `fence` is None until a read that began after it is there. `stale`: who claimed the address
-    then, and what the kubelet had said of them. `anonymous`: a carrier went of which nobody knows whose it was.
+    last loss, 0 is none; `fence` is None until a read that began after it is there, and `proof` is what the kubelet had
+    said of each pod in that. `stale`: who claimed the address at the loss. `anonymous`: nobody knows whose it was.
     """
 
     sight: Carrier | None = None
@@ -96,7 +95,8 @@ class _Point:
     broken: bool = False
     loss: int = 0
     fence: int | None = 0
-    stale: dict[str, str] = field(default_factory=dict)
+    proof: Mapping[str, str] = field(default_factory=dict)
+    stale: set[str] = field(default_factory=set)
     anonymous: bool = False
 
 
@@ -110,8 +110,8 @@ class Ties(Generic[ClaimT]):
         self._claims = claims
         self._points: dict[str, _Point] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
-        self._at: dict[tuple[int, int], set[str]] = {}
-        self._common: set[tuple[int, int]] = set()
+        self._at: dict[Device, set[str]] = {}
+        self._common: set[Device] = set()
         self._blind, self._heard = True, False
         self.losses = 0
         self.moved: set[str] = set()
@@ -138,9 +138,17 @@ class Ties(Generic[ClaimT]):
 
     def blinded(self, blind: bool) -> set[str]:
         """Whether the kernel cannot be heard, so that no tie is certain; the addresses concerned. So it begins."""
-        changed = blind != self._blind
+        if blind == self._blind:
+            return set()
+        if self._heard and not blind:
+            for address, point in self._points.items():
+                # Whoever is awaited there may have come and gone meanwhile.
+                if point.loss and (point.broken or point.tied is None):
+                    last, point.anonymous = point.last, True
+                    self._lose(address, point)
+                    point.last = last
         self._blind, self._heard = blind, self._heard or not blind
-        return set(self._points) if changed else set()
+        return set(self._points)
 
     def claimed(self, address: str, gone: ClaimT | None, version: int) -> set[str]:
         """Claims to an address changed, that of `gone` ended, by a word of this version; the addresses concerned."""
@@ -182,33 +190,35 @@ class Ties(Generic[ClaimT]):
                 point.last = sight
         return concerned
 
-    def died(self, link: int) -> set[str]:
+    def died(self, device: Device) -> set[str]:
         """A device is gone: what it carried is lost, on bridges too. The addresses concerned."""
         concerned = set()
         for address, point in self._points.items():
-            if point.last is not None and point.last.link == link:
+            if point.last is not None and point.last.device == device:
                 concerned.add(address)
-                if point.last.device in self._common:
+                if device in self._common:
                     point.last = None
                 else:
                     self._lose(address, point)
-        self._common = {device for device in self._common if device[0] != link}
+        self._common.discard(device)
         return concerned
 
-    def proved(self, version: int, since: int) -> set[str]:
-        """A consistent read of that version began after the loss number `since`; the addresses that this may decide."""
+    def proved(self, version: int, since: int, observed: Mapping[str, str]) -> set[str]:
+        """A consistent read of that version, which said this of each pod, began after the loss number `since`.
+
+        The addresses that this may decide.
+        """
         decided = set()
         for address, point in self._points.items():
             if point.fence is None and point.loss <= since:
-                point.fence = version
+                point.fence, point.proof = version, observed
                 decided.add(address)
         return decided
 
     def spoken(self) -> set[str]:
         """Files were read anew: their word counts, whatever happened before. The addresses that this may decide."""
         for point in self._points.values():
-            point.fence, point.anonymous = 0, False
-            point.stale.clear()
+            point.fence, point.anonymous, point.stale = 0, False, set()
         return set(self._points)
 
     def judge(self, address: str) -> list[ClaimT] | Why:
@@ -246,15 +256,15 @@ class Ties(Generic[ClaimT]):
         """The owner's claim is over by the source's word, whatever the kernel still shows."""
         if not point.broken:
             point.loss, point.fence, point.broken = self._number(), version, True
-            point.stale = {}
-        point.stale[claim.uid] = claim.observed
+            point.stale, point.proof = set(), {claim.uid: claim.observed}
+        point.stale.add(claim.uid)
 
     def _lose(self, address: str, point: _Point) -> None:
         self.moved.add(address)
-        point.anonymous |= point.last != point.tied
+        point.anonymous |= self._blind or point.last != point.tied
         point.last, point.broken = None, point.tied is not None
         point.loss, point.fence = self._number(), None
-        point.stale = {claim.uid: claim.observed for claim in self._claims(address)}
+        point.stale, point.proof = {claim.uid for claim in self._claims(address)}, {}
 
     def _number(self) -> int:
         self.losses += 1
@@ -326,7 +336,6 @@ def _counts(point: _Point, claim: Claim) -> bool:
         return True
     if point.fence is None:
         return False
-    behind = claim.version > point.fence or not claim.version
-    if claim.uid in point.stale:
-        return behind and claim.observed != point.stale[claim.uid] and not claim.terminating
-    return behind or not point.anonymous
+    if not point.anonymous and claim.uid not in point.stale:
+        return True
+    return claim.version > point.fence and claim.observed != point.proof.get(claim.uid) and not claim.terminating

@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 import structlog
 
 from metaproxy import netlink
-from metaproxy.carriers import Carrier, Seen, Table
+from metaproxy.carriers import Carrier, Device, Seen, Table
 from metaproxy.netlink import End, Overrun
 from metaproxy.telemetry import Metrics
 
@@ -65,7 +65,7 @@ _PACKET_INFO = struct.Struct("=iII")
 class Sink(Protocol):
     """Who wants to know."""
 
-    def saw(self, sights: Mapping[str, Carrier | None], dead: Iterable[int]) -> None:
+    def saw(self, sights: Mapping[str, Carrier | None], dead: Iterable[Device]) -> None:
         """These addresses have other carriers now; these devices are gone."""
         ...
 
@@ -259,7 +259,7 @@ class Witness:
         self._sink.blind(True)
 
     def _report(self, seen: Seen) -> None:
-        for address in [address for address, home in self._homes.items() if home.link in seen.dead]:
+        for address in [address for address, home in self._homes.items() if home.device in seen.dead]:
             del self._homes[address]
         for address, sight in seen.sights.items():
             self._note(address, sight, seen.dead)
@@ -268,10 +268,10 @@ class Witness:
         for address in seen.sights:
             self._mind(address)
 
-    def _note(self, address: str, sight: Carrier | None, dead: tuple[int, ...]) -> None:
+    def _note(self, address: str, sight: Carrier | None, dead: tuple[Device, ...]) -> None:
         """Remember the port that the address has left."""
         last = self._last.get(address)
-        if last is not None and last.bridge and last != sight and last.link not in dead:
+        if last is not None and last.bridge and last != sight and last.device not in dead:
             self._homes.setdefault(address, last)
         if sight is not None and sight.device is not None:
             self._last[address] = sight

@@ -1,0 +1,147 @@
+"""The directory with the kernel as witness, against a node that knows the truth: never an owner that is not there."""
+
+import random
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.unit.witnessed import ADDRESSES, BRIDGED, THIEF, World
+
+EVERY = st.sampled_from([*ADDRESSES, THIEF])
+SEED = st.integers(0, 1 << 16)
+
+
+class WitnessMachine(RuleBasedStateMachine):
+    """What happens on a node, in any order, with anything late."""
+
+    @initialize(seed=SEED)
+    def node(self, seed: int) -> None:
+        """It runs, each address with its first pod."""
+        self.world = World(random.Random(seed))
+
+    @rule(address=EVERY)
+    def a_pod_starts(self, address: str) -> None:
+        """Where none is."""
+        self.world.begin(address)
+
+    @rule(address=EVERY)
+    def a_pod_dies(self, address: str) -> None:
+        """In the kernel alone."""
+        self.world.die(address)
+
+    @rule(address=EVERY)
+    def the_kernel_learns(self, address: str) -> None:
+        """Or is put right."""
+        self.world.resolve(address)
+
+    @rule(address=EVERY)
+    def the_kernel_forgets(self, address: str) -> None:
+        """What a bridge knew."""
+        self.world.forget(address)
+
+    @rule(address=st.sampled_from(BRIDGED))
+    def the_thief_answers(self, address: str) -> None:
+        """For another's address."""
+        self.world.attack(address)
+
+    @rule(deaf=st.booleans())
+    def words_are_lost(self, deaf: bool) -> None:
+        """Or everything is heard anew."""
+        if deaf:
+            self.world.deafen()
+        else:
+            self.world.dump()
+
+    @rule(what=st.sampled_from(["write", "label", "terminate", "delete"]), pick=SEED)
+    def the_api_server_changes(self, what: str, pick: int) -> None:
+        """One of the pods that it has."""
+        if uids := list(self.world.api):
+            getattr(self.world, what)(uids[pick % len(uids)])
+
+    @rule(number=st.integers(1, 5))
+    def the_watch_tells(self, number: int) -> None:
+        """Some of what is late."""
+        for _ in range(number):
+            self.world.deliver()
+
+    @rule(begins=st.booleans())
+    def it_is_read(self, begins: bool) -> None:
+        """The read begins, or its answer comes."""
+        if begins:
+            self.world.begin_read()
+        else:
+            self.world.end_read()
+
+    @invariant()
+    def an_owner_is_there(self) -> None:
+        """The law."""
+        assert list(self.world.wrong()) == []
+
+    def teardown(self) -> None:
+        """Once all that is late has come, everybody has their own."""
+        if hasattr(self, "world"):
+            self.world.settle()
+            for address, living in self.world.holders.items():
+                assert living is not None
+                assert self.world.owner(address) == living.uid, self.world.directory.withdrawn(address)
+
+
+WitnessMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestWitnessMachine = WitnessMachine.TestCase
+"""Whatever the order: see the machine's invariant."""
+
+
+def step(world: World, chance: random.Random) -> None:
+    """One of the things that happen, those that change hands most often."""
+    address = chance.choice((*ADDRESSES, THIEF))
+    what = chance.choice(
+        ["begin", "die", "resolve", "attack"] * 4
+        + ["forget", "write", "write", "label", "terminate", "delete", "delete"]
+        + ["deliver"] * 8
+        + ["begin_read", "end_read", "end_read", "deafen", "dump", "dump"]
+    )
+    if what in {"begin", "die", "resolve", "attack", "forget"}:
+        getattr(world, what)(address)
+    elif what in {"write", "label", "terminate", "delete"}:
+        uids = list(world.api)
+        if uids:
+            getattr(world, what)(chance.choice(uids))
+    else:
+        getattr(world, what)()
+
+
+def size(world: World) -> int:
+    """How many things are held for the node."""
+    ties, view = world.directory.witness(), world.table._view
+    return sum(
+        len(held)
+        for held in (
+            ties._points,
+            ties._idle,
+            ties._at,
+            ties._common,
+            ties.moved,
+            world.table._said,
+            world.table.sights,
+        )
+    ) + sum(len(held) for held in (view.links, view.routes, view.neighbours, view.ports))
+
+
+def test_a_hundred_thousand_changes_of_hands() -> None:
+    """0 wrong owners, and nothing grows: what is held at the end is what some hundred changes made of it."""
+    chance = random.Random(1)
+    world = World(chance)
+    most = checked = right = 0
+    while world.changes < 100_000:
+        step(world, chance)
+        if len(world.api) > 14:
+            world.settle()
+            assert all(living and world.owner(a) == living.uid for a, living in world.holders.items())
+        assert list(world.wrong()) == []
+        checked += 1
+        right += sum(world.owner(address) is not None for address in ADDRESSES)
+        if world.changes < 1_000:
+            most = max(most, size(world))
+        assert size(world) <= 2 * most
+    assert right > checked / 10, "hardly anybody ever had an address, so little was shown"
