@@ -150,6 +150,40 @@ def _redirect(name: str, arguments: Sequence[str]) -> int:
     return redirect.act(options.verb, chosen, logs, as_json=options.json)
 
 
+def _iam(name: str, arguments: Sequence[str]) -> int:
+    from metaproxy import iam  # noqa: PLC0415  see the module
+    from metaproxy.iamformats import FORMATS  # noqa: PLC0415
+    from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
+    from metaproxy.settingsources import load_some  # noqa: PLC0415
+
+    parser = _parser(name)
+    parser.add_argument("verb", choices=iam.VERBS)
+    for option in ("--role", "--node-role"):
+        parser.add_argument(option, action="append", default=[])
+    for option in ("--external-id", "--existing"):
+        parser.add_argument(option, default="")
+    parser.add_argument("--format", choices=list(FORMATS), default="json")
+    try:
+        options, flags = parser.read(arguments)
+        chosen = load_some(Settings, flags, "assume_role_arn", "role_base_arn", "sts")
+        text = iam.document(
+            options.verb,
+            hop=chosen.assume_role_arn,
+            base=chosen.role_base_arn,
+            tags=bool(chosen.sts.session_tags),
+            source_identity=bool(chosen.sts.source_identity),
+            roles=options.role,
+            node_roles=options.node_role,
+            external_id=options.external_id,
+            existing=options.existing,
+            form=options.format,
+        )
+    except (SettingsError, iam.IamError) as error:
+        raise UsageError(str(error)) from error
+    print(text, end="")
+    return CLEAN
+
+
 def _demo(name: str, arguments: Sequence[str]) -> int:
     parser = _PlainParser(prog=f"metaproxy {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--once", action="store_true")
@@ -334,6 +368,22 @@ COMMANDS = {
         "  --cilium\n      Of render: the CiliumLocalRedirectPolicy instead.\n"
         "  --json\n      Of apply and check: the answer for a program.",
         act=_redirect,
+    ),
+    "iam": Command(
+        summary="print the IAM documents of a set-up",
+        usage="(node-policy | hop-policy | hop-trust | trust-policy) [options] [settings]",
+        about="Asks and changes nothing. What the settings turn on (separate role, session tags, source identity)\n"
+        "is in the documents, and nothing else.\n\n"
+        "  node-policy\n      What the nodes' role, or the agent's own, may do.\n"
+        "  hop-policy\n      What the separate role may do.\n"
+        "  hop-trust\n      Whom the separate role trusts.\n"
+        "  trust-policy\n      Whom an application role trusts: the separate role if there is one, else --node-role.\n"
+        "  --role ROLE (several)\n      Application roles: a name, PATH/NAME or ARN; policies are narrowed to them.\n"
+        "  --node-role ARN (several)\n      The role of the nodes, or of the agent.\n"
+        "  --external-id ID\n      What trust-policy asks for besides.\n"
+        "  --existing FILE\n      A trust policy whose other statements are kept.\n"
+        "  --format json|terraform|cloudformation\n      Default: json.",
+        act=_iam,
     ),
     "health": Command(
         summary="ask the running agent whether it is alive, or ready",
