@@ -19,6 +19,7 @@ from metaproxy.caller import Change, Directory, Namespace, Pod
 from metaproxy.carriers import Carrier, Device
 from metaproxy.eager import in_task
 from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded
+from metaproxy.loglimit import LogLimit
 from metaproxy.telemetry import Metrics
 from metaproxy.ties import Why
 
@@ -99,6 +100,7 @@ class Finder:
         # Told of each address that has left a carrier: whoever opened a connection from there is not who is there now,
         # and what was written to it but not yet acknowledged would be sent to the newcomer.
         self.on_moved: Callable[[str], None] = lambda _: None
+        self._told_withdrawn = LogLimit()
         self._withdrawals = {why: metrics.counter("caller_withdrawn_total", why=why.value) for why in Why}
         self.pods_synced = False
         self.namespaces_synced = False
@@ -278,6 +280,9 @@ class Finder:
         self._withdrawals[why].inc()
         if self.observer is None or why not in {Why.LOST, Why.SHARED}:
             return  # what a bridge forgot, or was not heard, is not told to anybody: it is looked for
+        # A neighbour can take an address many times a second; its pod's owner need not read of each.
+        if self._told_withdrawn.left_out((address, why), asyncio.get_running_loop().time()) is None:
+            return
         for pod in self._directory.claims(address):
             # The address of a pod that ends goes before its last event: nothing to tell.
             if not pod.terminating:

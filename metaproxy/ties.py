@@ -228,8 +228,8 @@ class Ties(Generic[ClaimT]):
             return _best(claims)
         if self._blind and not (self._heard and point.tied is None and point.sight is None):
             return Why.BLIND
-        if self._several(address, point, claims):
-            if point.sight is not None and point.sight.bridge:
+        if point.sight is not None and self._several(address, point.sight, claims):
+            if point.sight.bridge:
                 return Why.SHARED
             self._untie(point.sight)
         if point.sight is not None and point.sight.device in self._common:
@@ -270,14 +270,13 @@ class Ties(Generic[ClaimT]):
         self.losses += 1
         return self.losses
 
-    def _untie(self, sight: Carrier | None) -> None:
+    def _untie(self, sight: Carrier) -> None:
         """A device off bridges carries several pods: it tells nobody from anybody."""
-        if sight is not None and sight.device is not None:
-            self._common.add(sight.device)
-            for address in self._beside(sight):
-                point = self._points[address]
-                if point.tied == sight:
-                    point.uid, point.tied, point.broken = "", None, False
+        self._common.add((sight.link, sight.born))
+        for address in self._beside(sight):
+            point = self._points[address]
+            if point.tied == sight:
+                point.uid, point.tied, point.broken = "", None, False
 
     def _beside(self, sight: Carrier | None) -> set[str]:
         """The addresses at that device now."""
@@ -299,10 +298,10 @@ class Ties(Generic[ClaimT]):
         point.sight = sight
         return concerned
 
-    def _several(self, address: str, point: _Point, claims: Sequence[ClaimT]) -> bool:
+    def _several(self, address: str, sight: Carrier, claims: Sequence[ClaimT]) -> bool:
         """Whether another pod's address is at the same device."""
         mine = {claim.uid for claim in claims}
-        theirs = [self._claims(other) for other in self._beside(point.sight) if other != address]
+        theirs = [self._claims(other) for other in self._beside(sight) if other != address]
         return any(pods and mine.isdisjoint(pod.uid for pod in pods) for pods in theirs)
 
     def _taken(self, address: str, sight: Carrier, claim: ClaimT) -> bool:

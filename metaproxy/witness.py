@@ -12,7 +12,7 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import count
 from typing import Literal, Protocol
@@ -74,6 +74,18 @@ class Sink(Protocol):
         ...
 
 
+def netlink_socket() -> tuple[socket.socket, int]:
+    """A socket that hears the kernel, and its own name there. Raises OSError when there is none to be had."""
+    listening = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        listening.bind((0, netlink.GROUPS))
+        return listening, int(listening.getsockname()[0])
+    except OSError:
+        listening.close()
+        raise
+
+
 class Witness:
     """See the module. `follow` says which addresses matter; `run` is its life.
 
@@ -81,9 +93,16 @@ class Witness:
     was last seen at before it was elsewhere or nowhere, while that port is there.
     """
 
-    def __init__(self, sink: Sink, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        metrics: Metrics,
+        *,
+        connect: Callable[[], tuple[socket.socket, int]] = netlink_socket,
+    ) -> None:
         self._sink = sink
         self._metrics = metrics
+        self._connect = connect
         self._table = Table()
         self._sequence = count(random.randrange(1, 1 << 30))  # noqa: S311  a number to know answers by, no secret
         self._requests: Iterator[bytes] = iter(())
@@ -132,10 +151,8 @@ class Witness:
                 reason = await self._round(reason)
 
     def _open(self, stack: ExitStack) -> None:
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-        listening = stack.enter_context(socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE))
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-        listening.bind((0, netlink.GROUPS))
+        listening, self._port = self._connect()
+        stack.enter_context(listening)
         for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
             try:
                 probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -143,7 +160,7 @@ class Witness:
                 log.info("addresses of a family are not looked for", version=version, error=str(error))
             else:
                 self._probes[version] = stack.enter_context(probe)
-        self._socket, self._port = listening, listening.getsockname()[0]
+        self._socket = listening
         stack.callback(self._close)
         self._listen()
 

@@ -1,11 +1,16 @@
 """The directory with the kernel as witness, against a node that knows the truth: never an owner that is not there."""
 
 import random
+from dataclasses import replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from metaproxy.caller import Directory, Pod
+from metaproxy.carriers import Carrier
+from metaproxy.ties import Why
 from tests.unit.witnessed import ADDRESSES, BRIDGED, THIEF, World
 
 EVERY = st.sampled_from([*ADDRESSES, THIEF])
@@ -96,7 +101,7 @@ def step(world: World, chance: random.Random) -> None:
     """One of the things that happen, those that change hands most often."""
     address = chance.choice((*ADDRESSES, THIEF))
     what = chance.choice(
-        ["begin", "die", "resolve", "attack"] * 4
+        ["begin", "die", "resolve", "attack"] * 8
         + ["forget", "write", "write", "label", "terminate", "delete", "delete"]
         + ["deliver"] * 8
         + ["begin_read", "end_read", "end_read", "deafen", "dump", "dump"]
@@ -128,6 +133,7 @@ def size(world: World) -> int:
     ) + sum(len(held) for held in (view.links, view.routes, view.neighbours, view.ports))
 
 
+@pytest.mark.timeout(300)
 def test_a_hundred_thousand_changes_of_hands() -> None:
     """0 wrong owners, and nothing grows: what is held at the end is what some hundred changes made of it."""
     chance = random.Random(1)
@@ -145,3 +151,59 @@ def test_a_hundred_thousand_changes_of_hands() -> None:
             most = max(most, size(world))
         assert size(world) <= 2 * most
     assert right > checked / 10, "hardly anybody ever had an address, so little was shown"
+
+
+# What the directory makes of it.
+
+VETH = Carrier(link=7, born=1)
+ADDRESS = "10.0.0.1"
+
+
+def pod(uid: str, version: int = 1, **more: str) -> Pod:
+    """A pod at the address."""
+    return Pod(uid=uid, namespace="n", name=uid, version=version, addresses=(ADDRESS,), **more)  # type: ignore[arg-type]
+
+
+def test_a_directory_without_witness_knows_nothing_of_it() -> None:
+    """Nothing is withdrawn, nothing is to be proved; a witness that comes later counts for what is known already."""
+    directory = Directory()
+    directory.put_pod(pod("p"))
+    assert (directory.unproved, directory.losses, directory.withdrawn(ADDRESS)) == (False, 0, None)
+    assert directory.moved() == {ADDRESS: None}
+    assert directory.witness().addresses == {ADDRESS: True}
+    directory.blind(False)
+    assert directory.saw({ADDRESS: VETH}) == set()
+    assert directory.saw({}, [(7, 1)]) == {ADDRESS}
+    assert directory.withdrawn(ADDRESS) is Why.LOST
+    assert directory.unproved
+    assert directory.moved() == {ADDRESS: Why.LOST}
+    assert directory.moved() == {}
+
+
+def test_a_change_of_files_is_newer_word() -> None:
+    """A list without version gives back what was lost."""
+    directory = Directory()
+    directory.replace_pods([pod("p", 0)], 0)
+    directory.blind(False)
+    directory.saw({ADDRESS: VETH})
+    directory.saw({ADDRESS: Carrier(link=8, born=2)})
+    assert directory.owners(ADDRESS) == []
+    directory.replace_pods([pod("p", 0)], 0)
+    assert directory.owners(ADDRESS) == [pod("p", 0)]
+
+
+def test_a_blank_status_observes_nothing() -> None:
+    """An address that the kubelet leaves out is remembered with what was observed when it was there."""
+    directory = Directory()
+    directory.put_pod(pod("p", observed="first"))
+    directory.blind(False)
+    directory.saw({ADDRESS: VETH})
+    directory.saw({ADDRESS: None})
+    directory.replace_pods([pod("p", observed="first")], 5, since=directory.losses)
+    directory.saw({ADDRESS: Carrier(link=8, born=2)})
+    directory.replace_pods([pod("p", observed="first")], 6, since=directory.losses)
+    directory.put_pod(replace(pod("p", 7, observed="blank"), addresses=()))
+    assert directory.claims(ADDRESS)[0].remembered
+    assert directory.withdrawn(ADDRESS) is Why.LOST
+    directory.put_pod(pod("p", 8, observed="second"))
+    assert directory.owners(ADDRESS) == [pod("p", 8, observed="second")]

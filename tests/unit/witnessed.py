@@ -42,6 +42,18 @@ def host_route(address: str, device: int, *, gone: bool = False) -> Route:
     )
 
 
+def _about(fact: Fact) -> object:
+    match fact:
+        case Link():
+            return ("link", fact.index)
+        case Route():
+            return ("route", fact.network, fact.length)
+        case Neighbour():
+            return ("neighbour", fact.address)
+        case Forwarding():
+            return ("port", fact.hardware)
+
+
 class World:
     """The truth, what of it was told, and the directory that was told it. Each step is one thing that happens."""
 
@@ -76,16 +88,7 @@ class World:
     def say(self, *facts: Fact) -> None:
         """The kernel's state changes, and it says so, unless nobody hears it."""
         for fact in facts:
-            key: object
-            match fact:
-                case Link():
-                    key = ("link", fact.index)
-                case Route():
-                    key = ("route", fact.network, fact.length)
-                case Neighbour():
-                    key = ("neighbour", fact.address)
-                case Forwarding():
-                    key = ("port", fact.hardware)
+            key = _about(fact)
             if getattr(fact, "gone", False) or (isinstance(fact, Neighbour) and not fact.hardware):
                 self.facts.pop(key, None)
             else:
@@ -115,6 +118,7 @@ class World:
                 Neighbour(link=BRIDGE, address=address, hardware=living.hardware),
                 Forwarding(bridge=BRIDGE, hardware=living.hardware, port=living.device),
             ]
+            self.changes += any(self.facts.get(_about(fact)) != fact for fact in facts)
             self.chance.shuffle(facts)
             self.say(*facts)
 

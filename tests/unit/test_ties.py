@@ -1,0 +1,300 @@
+"""The rule by which claims to an address count, one case at a time; `test_witnessed` holds the whole to the truth."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from metaproxy import ties
+from metaproxy.carriers import Carrier
+from metaproxy.ties import Ties, Why
+
+A, B = "10.0.0.1", "10.0.0.2"
+VETH, OTHER = Carrier(link=7, born=1), Carrier(link=8, born=2)
+AWAITED = Carrier(bridge=3)
+MAC, MAC2 = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
+PORT = Carrier(link=4, born=3, bridge=3, hardware=MAC)
+PORT2 = Carrier(link=5, born=4, bridge=3, hardware=MAC2)
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod that says it has an address."""
+
+    uid: str
+    version: int = 1
+    terminating: bool = False
+    observed: str = "first"
+
+
+class Bench:
+    """Ties, and the claims that they are asked about."""
+
+    def __init__(self, *, heard: bool = True) -> None:
+        self.claims: dict[str, list[Pod]] = {}
+        self.ties: Ties[Pod] = Ties(lambda address: self.claims.get(address, []))
+        if heard:
+            self.ties.blinded(False)
+
+    def claim(self, address: str, *pods: Pod, gone: Pod | None = None, version: int = 0) -> object:
+        """These claim the address now; what that makes of it."""
+        self.claims[address] = list(pods)
+        self.ties.claimed(address, gone, version)
+        return self.judged(address)
+
+    def see(self, address: str, sight: Carrier | None) -> object:
+        """The kernel shows that; what it makes of the address."""
+        self.ties.saw({address: sight})
+        return self.judged(address)
+
+    def read(self, version: int, **observed: str) -> None:
+        """A read that begins now."""
+        self.ties.proved(version, self.ties.losses, observed)
+
+    def judged(self, address: str = A) -> object:
+        """The uid of the owner, uids if they are several or none, or why there is none."""
+        verdict = self.ties.judge(address)
+        if isinstance(verdict, Why):
+            return verdict
+        return verdict[0].uid if len(verdict) == 1 else [pod.uid for pod in verdict]
+
+
+def tied(sight: Carrier = VETH) -> Bench:
+    """A pod that is tied."""
+    bench = Bench()
+    assert bench.see(A, sight) == []
+    bench.claim(A, Pod("p"))
+    assert bench.see(A, sight) == "p"
+    assert bench.ties.states() == {"tied": 1, "withdrawn": 0, "unseen": 0}
+    return bench
+
+
+def test_without_a_carrier_claims_decide() -> None:
+    """Where no network shows any: one owner, several, a terminating one that yields."""
+    bench = Bench()
+    assert bench.judged() == []
+    assert bench.claim(A, Pod("p")) == "p"
+    assert bench.claim(A, Pod("p", terminating=True)) == "p"
+    assert bench.claim(A, Pod("p", terminating=True), Pod("q")) == "q"
+    assert bench.claim(A, Pod("p"), Pod("q")) == ["p", "q"]
+    assert bench.ties.states() == {"tied": 0, "withdrawn": 0, "unseen": 1}
+    assert bench.claim(A) == []
+    assert bench.claim(B) == []
+    assert bench.ties.addresses == {A: False}
+    assert bench.ties.states() == {"tied": 0, "withdrawn": 0, "unseen": 0}
+    assert not bench.ties.unproved
+
+
+@pytest.mark.parametrize("sight", [VETH, PORT])
+def test_the_carrier_goes_and_comes_back(sight: Carrier) -> None:
+    """While another is seen nobody has the address; the tied one gives it back, and who was there is cut off."""
+    bench = tied(sight)
+    assert bench.ties.moved == set()
+    assert bench.see(A, OTHER) == Why.LOST
+    assert bench.ties.unproved
+    assert bench.ties.states()["withdrawn"] == 1
+    assert bench.ties.moved == {A}
+    bench.ties.moved.clear()
+    assert bench.see(A, sight) == "p"
+    assert bench.ties.moved == {A}
+
+
+def test_a_route_that_goes_is_a_loss_and_a_bridge_that_forgets_is_none() -> None:
+    """Of a bridge's neighbour nobody is the owner while it is awaited, and then who was."""
+    assert tied(VETH).see(A, None) == Why.LOST
+    for nothing in (AWAITED, Carrier(bridge=3, hardware=MAC), None):
+        bench = tied(PORT)
+        assert bench.see(A, nothing) == Why.UNRESOLVED
+        assert bench.see(A, PORT) == "p"
+        assert bench.ties.losses == 0
+    for elsewhere in (Carrier(bridge=9), Carrier(bridge=3, hardware=MAC2), PORT2):
+        assert tied(PORT).see(A, elsewhere) == Why.LOST
+    assert tied(VETH).see(A, AWAITED) == Why.LOST
+
+
+def test_a_device_that_dies_is_a_loss_even_if_a_bridge_had_forgotten_it() -> None:
+    """The port went: whoever comes is another. A device of the same index in another life concerns nobody."""
+    bench = tied(PORT)
+    bench.see(A, AWAITED)
+    assert bench.ties.died((4, 99)) == set()
+    assert bench.ties.died((4, 3)) == {A}
+    assert bench.judged() == Why.LOST
+
+
+def test_the_same_pod_again_needs_newer_word_of_the_kubelet() -> None:
+    """Not a read that repeats it, a label, an annotation or its deletion; nor what was observed before that read."""
+    bench = tied()
+    bench.see(A, OTHER)
+    assert bench.claim(A, Pod("p", 5, observed="second")) == Why.LOST, "no read began after the loss"
+    bench.ties.proved(9, bench.ties.losses - 1, {})
+    assert bench.judged() == Why.LOST, "it began before"
+    bench.read(10, p="second")
+    assert bench.claim(A, Pod("p", 11, observed="second")) == Why.LOST, "a label"
+    assert bench.claim(A, Pod("p", 12, terminating=True, observed="third")) == Why.LOST
+    assert bench.claim(A, Pod("p", 10, observed="third")) == Why.LOST
+    assert bench.claim(A, Pod("p", 13, observed="third")) == "p"
+    assert bench.see(A, VETH) == Why.LOST, "it is tied to the new one now"
+
+
+def test_another_pod_is_named_by_the_read() -> None:
+    """That repeats the loser, too: the two do not make each other ambiguous."""
+    bench = tied()
+    assert bench.see(A, OTHER) == Why.LOST
+    assert bench.claim(A, Pod("p"), Pod("q", 3)) == Why.LOST
+    bench.read(10, p="first", q="first")
+    assert bench.judged() == "q"
+    assert bench.claim(A, Pod("q", 3)) == "q"
+
+
+def test_who_lost_it_is_not_always_known() -> None:
+    """A carrier to which nobody was tied went: a pod that is not known yet may have been its."""
+    bench = tied()
+    bench.see(A, None)
+    bench.see(A, OTHER)
+    bench.see(A, None)
+    bench.read(10, p="first", q="first")
+    bench.see(A, Carrier(link=9, born=9))
+    assert bench.claim(A, Pod("q", 8)) == Why.LOST, "the read could name the loser"
+    assert bench.claim(A, Pod("q", 11)) == Why.LOST, "it repeats what the read had seen"
+    assert bench.claim(A, Pod("q", 12, observed="second")) == "q"
+
+
+def test_a_claim_that_ends_is_newer_word() -> None:
+    """After its pod's deletion another's claim counts at once, whatever is seen; the pod's own must be newer."""
+    bench = tied()
+    gone = Pod("p")
+    assert bench.claim(A, gone=gone, version=5) == []
+    assert bench.ties.losses == 1
+    assert not bench.ties.unproved
+    assert bench.claim(A, Pod("p", 4)) == Why.LOST
+    assert bench.claim(A, Pod("p", 6)) == Why.LOST
+    assert bench.claim(A, Pod("q", 2)) == "q"
+    bench = tied()
+    bench.see(A, None)
+    assert bench.claim(A, gone=gone, version=5) == []
+    assert bench.ties.unproved, "the loss is newer than that word may be"
+    assert bench.claim(A, Pod("q", 6)) == Why.LOST
+    bench.read(7)
+    assert bench.judged() == Why.UNRESOLVED, "its carrier is not there yet"
+    assert bench.see(A, OTHER) == "q"
+
+
+def test_files_are_their_authors_word() -> None:
+    """Without versions a changed file says again whose the address is."""
+    bench = tied()
+    bench.see(A, OTHER)
+    assert bench.claim(A, Pod("p", 0)) == Why.LOST
+    assert bench.ties.spoken() == {A}
+    assert bench.judged() == "p"
+
+
+def test_two_pods_behind_one_port_have_nothing() -> None:
+    """Whatever hardware address is answered, for a tied pod or a new one; each has its own again afterwards."""
+    bench = Bench()
+    bench.claim(A, Pod("p"))
+    bench.claim(B, Pod("q"))
+    bench.see(A, PORT)
+    bench.see(B, PORT2)
+    forged = Carrier(link=4, born=3, bridge=3, hardware=b"\6")
+    bench.ties.saw({B: forged})
+    assert (bench.judged(A), bench.judged(B)) == (Why.SHARED, Why.SHARED)
+    assert bench.ties.saw({B: PORT2}) == {A, B}
+    assert (bench.judged(A), bench.judged(B)) == ("p", "q")
+    bench.ties.saw({B: forged})
+    assert bench.ties.claimed(A, None, 0) == {A, B}
+    bench.claim(A, gone=Pod("p"), version=5)
+    assert bench.judged(B) == Why.LOST, "the other is no pod any more, but there is no newer word of this one"
+
+
+def test_nobody_is_tied_to_a_port_that_is_anothers() -> None:
+    """Not even while the other's own address is seen elsewhere: two thieves could lend each other theirs."""
+    bench = Bench()
+    bench.claim(A, Pod("thief"))
+    assert bench.see(A, PORT) == "thief"
+    bench.see(A, AWAITED)
+    bench.claim(B, Pod("victim"))
+    assert bench.see(B, PORT) == Why.SHARED
+    bench.claim(A, gone=Pod("thief"), version=5)
+    assert bench.judged(B) == Why.SHARED, "the device is still there"
+    assert bench.see(B, PORT2) == Why.LOST
+    bench.read(9)
+    bench.claim(B, Pod("victim", 10, observed="second"))
+    assert bench.judged(B) == "victim"
+
+
+def test_a_pods_addresses_share_its_port() -> None:
+    """Of both families, and so do those of one that takes the place of another under a new uid."""
+    bench = Bench()
+    for uid in ("p", "q"):
+        for address in (A, B):
+            before = bench.claims.get(address, [None])[0]
+            bench.claims[address] = [Pod(uid, 9)]
+            bench.ties.claimed(address, before, 5)
+        for address in (A, B):
+            assert bench.see(address, PORT) == uid
+
+
+def test_one_device_for_many_pods_changes_nothing() -> None:
+    """Off bridges: whoever was tied to it is not any more, and that it goes is no loss."""
+    bench = tied()
+    assert bench.claim(B, Pod("q")) == "q"
+    assert bench.see(B, VETH) == "q"
+    assert bench.judged(A) == "p"
+    assert bench.ties.states() == {"tied": 0, "withdrawn": 0, "unseen": 2}
+    assert bench.claim(A, Pod("p"), Pod("r")) == ["p", "r"]
+    assert bench.claim(A, Pod("p")) == "p"
+    bench.ties.saw({A: None})
+    assert (bench.judged(A), bench.judged(B)) == ("p", "q")
+    bench.ties.died((7, 1))
+    bench.ties.saw({B: None})
+    assert (bench.judged(A), bench.judged(B), bench.ties.losses) == ("p", "q", 0)
+    assert bench.ties._common == set()
+
+
+def test_a_kernel_that_is_not_heard_is_no_witness() -> None:
+    """Before it was heard nobody is sure; later who has a carrier is not. Who never had one goes on."""
+    bench = Bench(heard=False)
+    assert bench.claim(A, Pod("p")) == Why.BLIND
+    assert bench.ties.blinded(True) == set()
+    assert bench.ties.blinded(False) == {A}
+    assert bench.judged() == "p"
+    bench.claim(B, Pod("q"))
+    bench.see(B, AWAITED)
+    bench.see(A, VETH)
+    bench.claim("10.0.0.3", Pod("r"))
+    assert bench.ties.blinded(True) == {A, B, "10.0.0.3"}
+    assert (bench.judged(A), bench.judged(B), bench.judged("10.0.0.3")) == (Why.BLIND, Why.BLIND, "r")
+    bench.ties.blinded(False)
+    assert (bench.judged(A), bench.judged(B)) == ("p", Why.UNRESOLVED)
+    assert bench.ties.losses == 0
+
+
+def test_what_is_lost_while_nothing_is_heard_has_no_known_loser() -> None:
+    """Somebody may have come and gone meanwhile; and so where somebody was awaited already."""
+    bench = tied()
+    bench.ties.blinded(True)
+    bench.see(A, OTHER)
+    bench.ties.blinded(False)
+    bench.claim(A, Pod("q", 5))
+    bench.read(6, q="first")
+    assert bench.judged() == Why.LOST
+    assert bench.claim(A, Pod("q", 7, observed="second")) == "q"
+    bench.see(A, None)
+    bench.read(8)
+    losses = bench.ties.losses
+    bench.ties.blinded(True)
+    bench.ties.blinded(False)
+    assert bench.ties.losses == losses + 1
+    assert bench.ties.unproved
+
+
+def test_addresses_that_nobody_claims_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest: memory does not grow with the addresses that a node has ever given."""
+    monkeypatch.setattr(ties, "REMEMBERED", 8)
+    bench = Bench()
+    for number in range(100):
+        address, sight = f"10.0.1.{number}", Carrier(link=100 + number, born=number)
+        bench.claim(address, Pod(f"p{number}"))
+        bench.see(address, sight)
+        bench.claim(address, gone=Pod(f"p{number}"), version=number)
+    assert len(bench.ties.addresses) == len(bench.ties._at) == 8
+    assert "10.0.1.99" in bench.ties.addresses
