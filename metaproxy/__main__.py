@@ -116,12 +116,44 @@ def _config(name: str, arguments: Sequence[str]) -> int:
     from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
     from metaproxy.settingsources import as_yaml, load  # noqa: PLC0415
 
+    parser = _parser(name)
+    parser.add_argument("--from", dest="peer")
     try:
-        _, flags = _parser(name).read(arguments)
+        mine, _, theirs = _parted(arguments)
+        options, flags = parser.read(mine)
+        if options.peer is not None:
+            print(_migrated(options.peer, theirs), end="")
+            return CLEAN
+        if theirs:
+            raise UsageError("flags after -- are a peer's: --from kiam or --from kube2iam")
         print(as_yaml(load(Settings, flags)), end="")
     except SettingsError as error:
         raise UsageError(str(error)) from error
     return CLEAN
+
+
+def _parted(arguments: Sequence[str]) -> tuple[list[str], str, list[str]]:
+    """What stands before and after the first `--`."""
+    words = list(arguments)
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], "--", words[at + 1 :]
+
+
+def _migrated(peer: str, flags: Sequence[str]) -> str:
+    """A peer's flags as our settings file, with a comment for each that has no place in it."""
+    import yaml  # noqa: PLC0415
+
+    from metaproxy.migration import PEERS, MigrationError, migrated  # noqa: PLC0415
+
+    known = next((each for each in PEERS if each == peer), None)
+    if known is None:
+        raise UsageError(f"--from: one of {', '.join(PEERS)}")
+    try:
+        found = migrated(known, flags)
+    except MigrationError as error:
+        raise UsageError(str(error)) from error
+    lines = [f"# {flag}: {why}\n" for flag, why in found.notes]
+    return (yaml.safe_dump(found.settings, sort_keys=True) if found.settings else "") + "".join(lines)
 
 
 def _redirect(name: str, arguments: Sequence[str]) -> int:
@@ -338,9 +370,11 @@ COMMANDS = {
     ),
     "config": Command(
         summary="show the settings in effect, and where each comes from",
-        usage="[settings]",
+        usage="[--from kiam|kube2iam -- FLAGS...] [settings]",
         about="Shows the settings in effect as YAML, each with its source, passwords left out; exit code 2 when they\n"
-        "cannot work.",
+        "cannot work.\n\n"
+        "  --from kiam|kube2iam -- FLAGS...\n"
+        "      What the flags of that program come to: a settings file, and why a flag has no place in it.",
         act=_config,
     ),
     "explain": Command(
