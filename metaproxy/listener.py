@@ -9,7 +9,6 @@ its credentials ready costs no task.
 
 import asyncio
 import errno
-import os
 import socket
 import struct
 import time
@@ -160,15 +159,9 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def reset(self) -> None:
-        """Cut it so that nothing of what was written is sent any more, now or again."""
+        """Cut it so that nothing of what was written is sent again."""
         self._closing = True
-        # Of a copy: event loops keep the writes of a turn back, and their own sockets cannot be shut.
-        with socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno())) as end:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError as error:
-                log.debug("already at its end", peer=self._peer, error=str(error))
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self._transport.abort()
 
     def _go_on(self) -> None:
@@ -362,7 +355,7 @@ class Listener:
             self._nobody.set()
 
     def reset(self, address: str) -> None:
-        """Whoever has the address now did not open its connections: cut them, and let nothing more be sent on them."""
+        """Whoever has the address now did not open its connections: cut them, and send nothing again on them."""
         for connection in self._by_address.get(address, ()):
             connection.reset()
 

@@ -49,10 +49,6 @@ def _to(key: str) -> Act:
     return lambda found, _flag, value: found.put(key, value)
 
 
-def _list_to(key: str) -> Act:
-    return lambda found, _flag, value: found.put(key, [value])
-
-
 def _not(why: str) -> Act:
     return lambda found, flag, _value: found.notes.append((flag, why))
 

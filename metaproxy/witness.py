@@ -229,7 +229,11 @@ class Witness:
         self._ended.set()
 
     def _readable(self) -> None:
-        """Read what there is before anybody else may run: a request must not be faster than the kernel's word."""
+        """Read what there is before anybody else may run.
+
+        What the kernel said before a handshake is heard before that connection's first request: the loop reads from a
+        connection no earlier than a turn after it was accepted.
+        """
         assert self._socket is not None  # noqa: S101  only while running
         for _ in range(TURN):
             try:

@@ -4,15 +4,26 @@ In virtual time. The API server is a scripted reader: it is the network boundary
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 from structlog.testing import capture_logs
 
 from metaproxy.caller import ROLE, Change, Directory, Namespace, Pod
-from metaproxy.errors import CallerAmbiguous, CallerUnknown, Masqueraded, MetaproxyError
-from metaproxy.finder import READ_AFTER, READ_BURST, READ_LIMIT, READ_RATE, UNKNOWN_MEMORY, Finder
+from metaproxy.carriers import Carrier
+from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded, MetaproxyError
+from metaproxy.finder import (
+    PROOF_BURST,
+    PROOF_PAUSE,
+    PROOF_RATE,
+    READ_AFTER,
+    READ_BURST,
+    READ_LIMIT,
+    READ_RATE,
+    UNKNOWN_MEMORY,
+    Finder,
+)
 from metaproxy.telemetry import Metrics
 
 pytestmark = pytest.mark.looptime(noop_cycles=2)
@@ -93,6 +104,17 @@ class Witness:
         self.withdrawn.append((pod.uid, note))
 
 
+class Lookout:
+    """Keeps what it is to look after."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, bool] = {}
+
+    def follow(self, addresses: Mapping[str, bool]) -> None:
+        """These."""
+        self.addresses = dict(addresses)
+
+
 class Bench:
     """A finder at work, its directory, API server and metrics."""
 
@@ -103,6 +125,7 @@ class Bench:
         self.own: set[str] = set()
         self.finder = Finder(self.directory, self.metrics, is_own=lambda address: address in self.own)
         self.finder.reader = self.api
+        self.observer, self.lookout, self.moved = Witness(), Lookout(), list[str]()
 
     async def took(self, address: str, hold: float = HOLD) -> tuple[float, Pod | MetaproxyError]:
         """How long a request was held, and what came of it."""
@@ -518,3 +541,156 @@ async def test_changes_are_told_and_counted() -> None:
         assert b.value("synced", resource="namespaces") == 1
         assert b.finder.pods_synced
         assert b.finder.namespaces_synced
+
+
+# With the kernel as witness.
+
+VETH, OTHER = Carrier(link=7, born=1), Carrier(link=8, born=2)
+AWAITED = Carrier(bridge=3)
+PORT = Carrier(link=4, born=3, bridge=3, hardware=b"\2\0\0\0\0\1")
+
+
+@asynccontextmanager
+async def witnessed(sight: Carrier = VETH) -> AsyncIterator[Bench]:
+    """A bench with a pod that is tied."""
+    async with bench() as b:
+        b.finder.lookout = b.lookout
+        b.finder.observer = b.observer
+        b.finder.on_moved = b.moved.append
+        b.directory.witness()
+        b.api.pods = [pod("a", A)]
+        b.finder.put_pod(pod("a", A))
+        assert isinstance((await b.took(A))[1], CallerWithdrawn), "the kernel was not heard yet"
+        b.finder.blind(False)
+        b.finder.saw({A: sight}, ())
+        assert isinstance((await b.took(A))[1], Pod)
+        b.api.reads.clear()
+        yield b
+
+
+async def test_what_the_kernel_takes_is_refused_told_and_proved() -> None:
+    """503 with the reason once its time is over, an Event, a metric, connections cut; one read for the proof."""
+    async with witnessed() as b:
+        assert b.value("witness_addresses", state="tied") == 1
+        b.api.pods = [pod("a", A)]
+        b.finder.saw({A: OTHER}, ())
+        seconds, refusal = await b.took(A)
+        assert isinstance(refusal, CallerWithdrawn)
+        assert (refusal.status, refusal.retryable) == (503, True)
+        assert "lost" in str(refusal)
+        assert seconds == pytest.approx(HOLD, abs=MOMENT)
+        assert b.moved == [A]
+        assert [uid for uid, _ in b.observer.withdrawn] == ["a"]
+        assert b.value("caller_withdrawn_total", why="lost") == 1
+        assert b.value("witness_addresses", state="withdrawn") == 1
+        assert len(b.api.reads) == 1
+
+
+async def test_the_tied_carrier_gives_it_back_in_that_moment() -> None:
+    """A request that is held meanwhile goes on."""
+    async with witnessed() as b:
+        b.finder.saw({A: OTHER}, ())
+        task = asyncio.create_task(b.took(A))
+        await asyncio.sleep(0.4)
+        b.finder.saw({A: VETH}, ())
+        seconds, found = await task
+        assert isinstance(found, Pod)
+        assert seconds == pytest.approx(0.4, abs=MOMENT)
+        assert b.moved == [A, A]
+
+
+async def test_a_successors_event_gives_it_its_own_at_once() -> None:
+    """The dead pod's address is another's: its event decides, though nobody has said that the first is gone."""
+    async with witnessed() as b:
+        b.api.pods = [pod("a", A)]
+        b.finder.saw({A: None}, [(7, 1)])
+        await asyncio.sleep(1)
+        b.finder.saw({A: OTHER}, ())
+        task = asyncio.create_task(b.took(A))
+        await asyncio.sleep(0.3)
+        b.finder.put_pod(pod("b", A, version=101))
+        seconds, found = await task
+        assert isinstance(found, Pod)
+        assert found.uid == "b"
+        assert seconds == pytest.approx(0.3, abs=MOMENT)
+        assert len(b.api.reads) == 1
+
+
+async def test_what_a_bridge_has_forgotten_is_waited_for() -> None:
+    """An idle pod's request is held until the kernel has heard of it, and asks no API server; nobody is told."""
+    async with witnessed(PORT) as b:
+        b.finder.saw({A: AWAITED}, ())
+        task = asyncio.create_task(b.took(A))
+        await asyncio.sleep(0.6)
+        b.finder.saw({A: PORT}, ())
+        seconds, found = await task
+        assert isinstance(found, Pod)
+        assert seconds == pytest.approx(0.6, abs=MOMENT)
+        assert (b.api.reads, b.moved, b.observer.withdrawn) == ([], [], [])
+        assert b.value("caller_withdrawn_total", why="unresolved") == 1
+
+
+async def test_a_kernel_that_is_not_heard_for_a_moment_is_waited_for() -> None:
+    """Words were lost: requests are held until everything is there again."""
+    async with witnessed() as b:
+        b.finder.blind(True)
+        task = asyncio.create_task(b.took(A))
+        await asyncio.sleep(0.1)
+        b.finder.blind(False)
+        seconds, found = await task
+        assert isinstance(found, Pod)
+        assert seconds == pytest.approx(0.1, abs=MOMENT)
+
+
+async def test_an_owner_is_told_of_an_attack_but_not_of_each_blow() -> None:
+    """An address that is taken a hundred times a second is one Event; what ends anyhow is none."""
+    async with witnessed(PORT) as b:
+        for _ in range(100):
+            b.finder.saw({A: OTHER}, ())
+            b.finder.saw({A: PORT}, ())
+        assert len(b.observer.withdrawn) == 1
+        assert b.value("caller_withdrawn_total", why="lost") == 100
+        b.finder.put_pod(pod("t", B, terminating=True))
+        b.finder.saw({B: VETH}, ())
+        b.finder.saw({B: None}, ())
+        assert [uid for uid, _ in b.observer.withdrawn] == ["a"]
+
+
+async def test_proofs_are_rationed_and_tried_again() -> None:
+    """Reads that fail are made again with growing pauses until one proves; a storm of losses costs what is allowed."""
+    async with witnessed() as b:
+        b.api.failure = ConnectionError("refused")
+        with capture_logs():
+            b.finder.saw({A: OTHER}, ())
+            await asyncio.sleep(10)
+        assert 3 <= len(b.api.reads) <= 6
+        b.api.failure, b.api.pods = None, [pod("b", A, version=50)]
+        await asyncio.sleep(PROOF_PAUSE + 1)
+        assert isinstance((await b.took(A))[1], Pod)
+        b.api.reads.clear()
+        begun = now()
+        while now() < begun + 30:
+            b.finder.saw({A: VETH}, ())
+            b.finder.saw({A: OTHER}, ())
+            await asyncio.sleep(0.05)
+        assert 30 <= len(b.api.reads) <= PROOF_BURST + 30 * PROOF_RATE + 1
+
+
+async def test_what_matters_is_followed() -> None:
+    """Addresses that are claimed, and those that were."""
+    async with witnessed() as b:
+        b.finder.put_pod(pod("b", B))
+        assert b.lookout.addresses == {A: True, B: True}
+        b.finder.delete_pod("b", 9)
+        assert b.lookout.addresses == {A: True, B: False}
+
+
+async def test_without_a_reader_nothing_is_proved() -> None:
+    """Files: what is lost waits for their author's next word."""
+    async with witnessed() as b:
+        b.finder.reader = None
+        b.finder.saw({A: OTHER}, ())
+        await asyncio.sleep(5)
+        assert isinstance((await b.took(A))[1], CallerWithdrawn)
+        b.finder.replace_pods([pod("a", A, version=0)], 0)
+        assert isinstance((await b.took(A))[1], Pod)

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -867,3 +868,55 @@ async def test_ipv6_peers_are_canonical() -> None:
 async def test_a_peer_that_went_already_is_nobody() -> None:
     """A transport without peer is no pod's address, so nothing can be had for it."""
     assert peer_of(asyncio.BaseTransport()) == "unknown"
+
+
+# An address that is somebody else's from now on.
+
+
+async def test_an_addresss_connections_are_cut_when_it_moves() -> None:
+    """Idle ones and those with a request that is held, which learns of it; another address's go on, and new ones."""
+    async with bench() as b:
+        idle, holding, other = await b.dial(), await b.dial(), await b.dial("127.0.0.3")
+        await idle.ask(get())
+        await holding.send(get("/hold"))
+        await b.walk.held.wait()
+        b.listener.reset(POD)
+        b.listener.reset(POD)
+        b.listener.reset("127.0.0.99")
+        assert await idle.rest() == await holding.rest() == b""
+        await b.walk.hung_up.wait()
+        assert (await other.ask(get())).status == 200
+        await b.until(lambda: b.connections == 1)
+        assert (await (await b.dial()).ask(get())).status == 200
+
+
+async def test_what_was_not_taken_is_not_sent_later() -> None:
+    """The pod reads nothing, so that an answer waits in the kernel when the address moves: it is thrown away."""
+    async with bench() as b:
+        pod = socket.socket()
+        with pod:
+            pod.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            pod.bind((POD, 0))
+            pod.connect(b.listener.addresses[0][:2])
+            await b.until(lambda: b.connections == 1)
+            (connection,) = b.listener._connections
+            connection._transport.write(bytes(1 << 16))
+            b.listener.reset(POD)
+            await b.until(lambda: b.connections == 0)
+            # What the pod's own kernel had taken may go with the reset, or be read before it; the rest never comes.
+            got = 0
+            with pytest.raises(ConnectionResetError):
+                while chunk := pod.recv(1 << 17):
+                    got += len(chunk)
+            assert got < 1 << 16
+
+
+async def test_a_connection_that_is_at_its_end_is_cut_too() -> None:
+    """The other side has reset it already, and the loop has not seen that yet."""
+    async with bench() as b:
+        pod = socket.create_connection(b.listener.addresses[0][:2], source_address=(POD, 0))
+        await b.until(lambda: b.connections == 1)
+        pod.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        pod.close()
+        b.listener.reset(POD)
+        await b.until(lambda: b.connections == 0)

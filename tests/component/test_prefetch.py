@@ -290,3 +290,41 @@ async def test_without_a_recorder_everything_else_works() -> None:
         assert await b.asked() == ["app"]
         assert b.postbox.events == []
         assert b.decisions("denied", "RoleMalformed") == 1
+
+
+async def test_a_pod_on_the_nodes_network_is_told_whose_role_it_uses() -> None:
+    """Once for each role that it names; counted while it runs."""
+    async with bench() as b:
+        b.finder.put_namespace(team())
+
+        def counted() -> float | None:
+            return b.metrics.registry.get_sample_value("metaproxy_host_network_roles")
+
+        b.finder.put_pod(pod("plain", role=None, host_network=True))
+        assert (b.postbox.events, counted()) == ([], 0)
+        with capture_logs() as logs:
+            for version in (1, 2):
+                b.finder.put_pod(pod("agent", host_network=True, version=version, addresses=("10.9.0.1",)))
+        assert [line["event"] for line in logs] == ["hostNetwork pod uses the node's role"]
+        assert (b.postbox.reasons, counted()) == ([("agent", "HostNetwork")], 1)
+        b.finder.put_pod(pod("agent", role="other", host_network=True, version=3))
+        b.finder.put_pod(pod("second", host_network=True))
+        assert (b.postbox.reasons, counted()) == ([("agent", "HostNetwork")] * 2 + [("second", "HostNetwork")], 2)
+        b.finder.put_pod(pod("agent", host_network=True, finished=True, version=4))
+        assert counted() == 1
+        b.finder.delete_pod("second", 5)
+        assert counted() == 0
+        assert await b.asked() == []
+
+
+async def test_an_address_that_the_kernel_takes_is_told() -> None:
+    """To the pod's owner, as an Event with the reason, and in the log; without a recorder in the log alone."""
+    async with bench() as b:
+        for recorder in (b.postbox, None):
+            b.prefetch._recorder = recorder
+            with capture_logs() as logs:
+                b.prefetch.owner_withdrawn(pod(), "10.0.0.1 is withdrawn")
+                b.finder.put_pod(pod("host", host_network=True, version=2 if recorder else 3, role=str(recorder)[:3]))
+            assert logs[0]["reason"] == "CallerWithdrawn"
+        assert b.postbox.events[0] == ("a", "CallerWithdrawn", "10.0.0.1 is withdrawn")
+        assert b.postbox.reasons == [("a", "CallerWithdrawn"), ("host", "HostNetwork")]
