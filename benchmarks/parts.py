@@ -119,6 +119,7 @@ class Agent:
             *pinned(SERVER_CORE),
             *(sys.executable, "-m", "metaproxy", "run"),
             f"--server.listen=127.0.0.1:{self.port}",
+            "--server.accept-direct=true",
             f"--admin.listen=127.0.0.1:{self.admin}",
             f"--source.kubeconfig={kubeconfig}",
             f"--node-name={NODE}",

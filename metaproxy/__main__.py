@@ -93,10 +93,8 @@ def help_for(name: str = "") -> str:
     from metaproxy.knobs import help_text  # noqa: PLC0415  see the module
     from metaproxy.settings import Settings  # noqa: PLC0415
 
-    if name in _ASKING:
-        return (
-            f"{text}\nAll settings of metaproxy run are taken; this group matters:\n\n{help_text(Settings, ['admin'])}"
-        )
+    if (group := _GROUPS.get(name)) is not None:
+        return f"{text}\nAll settings of metaproxy run are taken; this group matters:\n\n{help_text(Settings, [group])}"
     return f"{text}\n{help_text(Settings)}"
 
 
@@ -118,18 +116,104 @@ def _config(name: str, arguments: Sequence[str]) -> int:
     from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
     from metaproxy.settingsources import as_yaml, load  # noqa: PLC0415
 
+    parser = _parser(name)
+    parser.add_argument("--from", dest="peer")
     try:
-        _, flags = _parser(name).read(arguments)
+        mine, _, theirs = _parted(arguments)
+        options, flags = parser.read(mine)
+        if options.peer is not None:
+            print(_migrated(options.peer, theirs), end="")
+            return CLEAN
+        if theirs:
+            raise UsageError("flags after -- are a peer's: --from kiam or --from kube2iam")
         print(as_yaml(load(Settings, flags)), end="")
     except SettingsError as error:
         raise UsageError(str(error)) from error
     return CLEAN
 
 
-def _redirect(_name: str, arguments: Sequence[str]) -> int:
-    from metaproxy import redirect  # noqa: PLC0415
+def _parted(arguments: Sequence[str]) -> tuple[list[str], str, list[str]]:
+    """What stands before and after the first `--`."""
+    words = list(arguments)
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], "--", words[at + 1 :]
 
-    return redirect.main(arguments)
+
+def _migrated(peer: str, flags: Sequence[str]) -> str:
+    """A peer's flags as our settings file, with a comment for each that has no place in it."""
+    import yaml  # noqa: PLC0415
+
+    from metaproxy.migration import PEERS, MigrationError, migrated  # noqa: PLC0415
+
+    known = next((each for each in PEERS if each == peer), None)
+    if known is None:
+        raise UsageError(f"--from: one of {', '.join(PEERS)}")
+    try:
+        found = migrated(known, flags)
+    except MigrationError as error:
+        raise UsageError(str(error)) from error
+    lines = [f"# {flag}: {why}\n" for flag, why in found.notes]
+    return (yaml.safe_dump(found.settings, sort_keys=True) if found.settings else "") + "".join(lines)
+
+
+def _redirect(name: str, arguments: Sequence[str]) -> int:
+    from metaproxy import redirect  # noqa: PLC0415  see the module
+    from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
+    from metaproxy.settingsources import load_group  # noqa: PLC0415
+
+    parser = _parser(name)
+    parser.add_argument("verb", choices=redirect.VERBS)
+    for option in ("--json", "--guard", "--cilium"):
+        parser.add_argument(option, action="store_true")
+    # Each of the group's own settings may go by its bare name here.
+    long = [f"--redirect.{word[2:]}" if word.partition("=")[0] in _BARE else word for word in arguments]
+    try:
+        options, flags = parser.read(long)
+        chosen, logs = (load_group(Settings, flags, group) for group in ("redirect", "log"))
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
+    if (options.guard or options.cilium) and options.verb != "render":
+        raise UsageError("--guard and --cilium say what to render")
+    if options.json and options.verb not in {"apply", "check"}:
+        raise UsageError("--json goes with apply and check")
+    if options.verb == "render":
+        print(redirect.render(chosen, guard=options.guard, cilium=options.cilium), end="")
+        return CLEAN
+    return redirect.act(options.verb, chosen, logs, as_json=options.json)
+
+
+def _iam(name: str, arguments: Sequence[str]) -> int:
+    from metaproxy import iam  # noqa: PLC0415  see the module
+    from metaproxy.iamformats import FORMATS  # noqa: PLC0415
+    from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
+    from metaproxy.settingsources import load_some  # noqa: PLC0415
+
+    parser = _parser(name)
+    parser.add_argument("verb", choices=iam.VERBS)
+    for option in ("--role", "--node-role"):
+        parser.add_argument(option, action="append", default=[])
+    for option in ("--external-id", "--existing"):
+        parser.add_argument(option, default="")
+    parser.add_argument("--format", choices=list(FORMATS), default="json")
+    try:
+        options, flags = parser.read(arguments)
+        chosen = load_some(Settings, flags, "assume_role_arn", "role_base_arn", "sts")
+        text = iam.document(
+            options.verb,
+            hop=chosen.assume_role_arn,
+            base=chosen.role_base_arn,
+            tags=bool(chosen.sts.session_tags),
+            source_identity=bool(chosen.sts.source_identity),
+            roles=options.role,
+            node_roles=options.node_role,
+            external_id=options.external_id,
+            existing=options.existing,
+            form=options.format,
+        )
+    except (SettingsError, iam.IamError) as error:
+        raise UsageError(str(error)) from error
+    print(text, end="")
+    return CLEAN
 
 
 def _demo(name: str, arguments: Sequence[str]) -> int:
@@ -286,9 +370,11 @@ COMMANDS = {
     ),
     "config": Command(
         summary="show the settings in effect, and where each comes from",
-        usage="[settings]",
+        usage="[--from kiam|kube2iam -- FLAGS...] [settings]",
         about="Shows the settings in effect as YAML, each with its source, passwords left out; exit code 2 when they\n"
-        "cannot work.",
+        "cannot work.\n\n"
+        "  --from kiam|kube2iam -- FLAGS...\n"
+        "      What the flags of that program come to: a settings file, and why a flag has no place in it.",
         act=_config,
     ),
     "explain": Command(
@@ -303,13 +389,35 @@ COMMANDS = {
     ),
     "redirect": Command(
         summary="lead this node's pods to the agent, with no way around it",
-        usage="(apply | check | remove | watch | render) [--redirect.device DEVICE] [--redirect.port PORT] [--json]",
-        about="Puts addresses, routes, routing rules and nft tables in place; watch repairs them.\n"
-        "Needs CAP_NET_ADMIN, ip, nft, conntrack.\n\n"
-        "  --redirect.device DEVICE\n      An existing device for the addresses. Default: an own dummy, metaproxy0.\n"
-        "  --redirect.port PORT\n      The port on which the agent listens. Default: 80.\n"
-        "  --json\n      What check finds missing, for a program.",
+        usage="(apply | check | remove | watch | render [--guard | --cilium]) [--json] [settings]",
+        about="Addresses, unreachable routes, routing rules and netfilter rules, for IPv4 and IPv6.\n"
+        "Needs CAP_NET_ADMIN, and ip, nft or iptables, and conntrack.\n"
+        "Exit code 0 when it is done or in place, 1 when it failed or is not.\n\n"
+        "  apply\n      Put it in place; safe to repeat.\n"
+        "  check\n      Tell what is not as it should be.\n"
+        "  remove\n      Take all of it away.\n"
+        "  watch\n      Put it in place and repair it, until told to stop; stopping removes nothing.\n"
+        "  render\n      Print it as a script, for review. Changes nothing.\n"
+        "  --guard\n      Of render: the routing rules alone, for a unit that runs before the kubelet.\n"
+        "  --cilium\n      Of render: the CiliumLocalRedirectPolicy instead.\n"
+        "  --json\n      Of apply and check: the answer for a program.",
         act=_redirect,
+    ),
+    "iam": Command(
+        summary="print the IAM documents of a set-up",
+        usage="(node-policy | hop-policy | hop-trust | trust-policy) [options] [settings]",
+        about="Asks and changes nothing. What the settings turn on (separate role, session tags, source identity)\n"
+        "is in the documents, and nothing else.\n\n"
+        "  node-policy\n      What the nodes' role, or the agent's own, may do.\n"
+        "  hop-policy\n      What the separate role may do.\n"
+        "  hop-trust\n      Whom the separate role trusts.\n"
+        "  trust-policy\n      Whom an application role trusts: the separate role if there is one, else --node-role.\n"
+        "  --role ROLE (several)\n      Application roles: a name, PATH/NAME or ARN; policies are narrowed to them.\n"
+        "  --node-role ARN (several)\n      The role of the nodes, or of the agent.\n"
+        "  --external-id ID\n      What trust-policy asks for besides.\n"
+        "  --existing FILE\n      A trust policy whose other statements are kept.\n"
+        "  --format json|terraform|cloudformation\n      Default: json.",
+        act=_iam,
     ),
     "health": Command(
         summary="ask the running agent whether it is alive, or ready",
@@ -320,7 +428,10 @@ COMMANDS = {
     ),
 }
 
-_ASKING = {"explain", "health"}
+_GROUPS = {"explain": "admin", "health": "admin", "redirect": "redirect"}
+"""Commands for which one group of settings matters."""
+
+_BARE = {"--include-interface", "--exclude-interface", "--exclude-source"}
 
 _OVERVIEW = """\
 usage: metaproxy COMMAND [options]

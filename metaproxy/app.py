@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from metaproxy import __version__, keyfile, tokens
+from metaproxy import __version__, keyfile, sockets, tokens
 from metaproxy.admin import Admin
 from metaproxy.broker import Broker
 from metaproxy.caller import Directory
@@ -59,7 +59,7 @@ class Agent:
         directory = Directory()
         self._rules = _rules(settings)
         self._entitlements = Entitlements(directory, self._rules, tokens_required=settings.tokens.mode == "required")
-        self._finder = Finder(directory, self.metrics)
+        self._finder = Finder(directory, self.metrics, is_own=sockets.is_own)
         self._upstream = Upstream(settings.upstream.url, metrics=self.metrics, paths=self._ahead())
         self._sts = Sts(_sts_options(settings), find_region=self._upstream.region, clock=clock)
         self._broker = Broker(
@@ -83,12 +83,14 @@ class Agent:
             if settings.events.enabled:
                 self._events = EventRecorder(self._kube, settings.node_name, metrics=self.metrics)
         self._witness: Witness | None = None
-        if settings.caller.witness == "on" or (settings.caller.witness is None and self._kube is not None):
+        if settings.caller.witness == "on":
             directory.witness()
             self._witness = self._finder.lookout = Witness(self._finder, self.metrics)
         self._prefetch = Prefetch(directory, self._entitlements, self._broker, self.metrics, self._events)
         self._finder.observer = self._prefetch
-        self._explainer = Explainer(directory, self._entitlements, self._broker.state, clock=clock)
+        self._explainer = Explainer(
+            directory, self._entitlements, self._broker.state, is_own=sockets.is_own, clock=clock
+        )
         self._listener: Listener
         self.listening = asyncio.Event()
         self.admin = Admin(
@@ -127,6 +129,7 @@ class Agent:
                 self._server().answer,
                 self.metrics,
                 connections_per_address=settings.server.connections_per_address,
+                accept_direct=settings.server.accept_direct,
             )
             self._finder.on_moved = self._listener.reset
             async with asyncio.TaskGroup() as group:
@@ -236,7 +239,12 @@ class Agent:
 
     def _explain(self, key: str, value: str) -> Mapping[str, Any] | None:
         if key == "ip":
-            return self._explainer.by_address(canonical_address(value) or value)
+            address = canonical_address(value) or value
+            about = self._explainer.by_address(address)
+            refused = self._listener.refusal(address) if hasattr(self, "_listener") else None
+            if refused is not None:
+                about["connections_refused"] = {"reason": refused[0].value, "number": refused[1]}
+            return about
         namespace, _, name = value.partition("/")
         return self._explainer.by_name(namespace, name)
 

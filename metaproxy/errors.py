@@ -31,6 +31,8 @@ class Reason(StrEnum):
     CALLER_AMBIGUOUS = "CallerAmbiguous"
     CALLER_CHANGED = "CallerChanged"
     CALLER_WITHDRAWN = "CallerWithdrawn"
+    MASQUERADED = "Masqueraded"
+    NOT_REDIRECTED = "NotRedirected"
     TOO_MANY_CONNECTIONS = "TooManyConnections"
 
     HOST_NETWORK = "HostNetwork"
@@ -157,6 +159,18 @@ class CallerChanged(CallerError):
     """The address, or the role of its pod, changed hands while the request was held."""
 
     reason = Reason.CALLER_CHANGED
+
+
+class Masqueraded(CallerError):
+    """The peer's address is one of the node's own and no pod's: something on the way hid the pod behind it."""
+
+    reason = Reason.MASQUERADED
+
+
+class NotRedirected(CallerError):
+    """The connection was made to the agent itself, past the redirect; said in log and metric, it is closed."""
+
+    reason = Reason.NOT_REDIRECTED
 
 
 class CallerWithdrawn(CallerError):

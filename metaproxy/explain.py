@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from metaproxy.caller import Directory, Pod
 from metaproxy.entitlements import Entitlements
-from metaproxy.errors import IssueError
+from metaproxy.errors import IssueError, Reason
 from metaproxy.imds import date
 from metaproxy.policy import Grant
 from metaproxy.roles import AssumeRole
@@ -58,8 +58,11 @@ class Explainer:
         directory: Directory,
         entitlements: Entitlements,
         state: Callable[[AssumeRole], Held],
+        *,
+        is_own: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._is_own = is_own
         self._directory = directory
         self._entitlements = entitlements
         self._state = state
@@ -72,8 +75,16 @@ class Explainer:
             message = f"the node's kernel does not show it where its pod was ({why.value}): CallerWithdrawn"
             return {"address": address, "pod": None, "message": message}
         if len(owners) != 1:
-            message = "more than one pod claims it" if owners else "no live pod of this node has it"
-            return {"address": address, "pod": None, "message": message}
+            if owners:
+                reason, message = Reason.CALLER_AMBIGUOUS, "more than one pod claims it"
+            elif self._is_own(address):
+                reason, message = (
+                    Reason.MASQUERADED,
+                    "it is one of the node's own: whoever asks from there is hidden by it",
+                )
+            else:
+                reason, message = Reason.CALLER_UNKNOWN, "no live pod of this node has it"
+            return {"address": address, "pod": None, "reason": reason.value, "message": message}
         return {"address": address, **self.of(owners[0])}
 
     def by_name(self, namespace: str, name: str) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from metaproxy.budget import TokenBucket
 from metaproxy.caller import Change, Directory, Namespace, Pod
 from metaproxy.carriers import Carrier, Device
 from metaproxy.eager import in_task
-from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn
+from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded
 from metaproxy.loglimit import LogLimit
 from metaproxy.telemetry import Metrics
 from metaproxy.ties import Why
@@ -83,11 +83,14 @@ class Lookout(Protocol):
 
 
 class Finder:
-    """The directory, and those who wait for it to know more."""
+    """The directory, and those who wait for it to know more. `is_own` tells the node's own addresses."""
 
-    def __init__(self, directory: Directory, metrics: Metrics) -> None:
+    def __init__(
+        self, directory: Directory, metrics: Metrics, *, is_own: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self._directory = directory
         self._metrics = metrics
+        self._is_own = is_own
         self._waiting: dict[Hashable, set[asyncio.Future[bool]]] = {}
         self._unexplained: TTLCache[str, bool] | None = None
         self._read_wanted = asyncio.Event()
@@ -117,10 +120,17 @@ class Finder:
 
         Raises:
             CallerUnknown, CallerAmbiguous: nobody, or nobody certain, owns it.
+            Masqueraded: it is the node's own, so no event will tell whose it is.
         """
         if (pod := self.owner(address)) is not None:
             return pod
         await in_task()
+        if not self._directory.owners(address) and self._is_own(address):
+            raise Masqueraded(
+                "your address here is one of the node's own, not a pod's",
+                remedy="a pod without hostNetwork was masqueraded on its way: the operator should exclude the metadata "
+                "address from masquerading; a hostNetwork pod uses the node's role",
+            )
         begun = asyncio.get_running_loop().time()
         found = await self._waited(address, begun, deadline)
         self._metrics.histogram("caller_wait_seconds", outcome="found" if found else "unknown").observe(

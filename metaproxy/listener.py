@@ -8,9 +8,11 @@ its credentials ready costs no task.
 """
 
 import asyncio
+import errno
 import socket
 import struct
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from functools import lru_cache, partial
@@ -18,7 +20,8 @@ from typing import Any, cast
 
 import structlog
 
-from metaproxy import eager, httpwire, imds
+from metaproxy import eager, httpwire, imds, sockets
+from metaproxy.addresses import METADATA, OWN, OWN_IPV6
 from metaproxy.errors import Reason
 from metaproxy.httpwire import Asked, Reader, UnreadableError
 from metaproxy.imds import Answer, Request
@@ -43,10 +46,15 @@ DRAIN = 5.0
 BACKLOG = 4096
 """Connections that the kernel keeps for us while the loop is busy."""
 
+_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
 _AT_ONCE = struct.pack("ii", 1, 0)
 """SO_LINGER: closing resets, and what was written but not acknowledged is never sent again."""
 
 _peer_address = lru_cache(maxsize=4096)(canonical_address)
+
+REFUSALS = 1024
+"""Addresses whose refused connections are remembered, for explanations."""
 
 Walk = Callable[[Request], Coroutine[Any, Any, Answer]]
 
@@ -88,7 +96,7 @@ class _Connection(asyncio.Protocol):
         # A TCP connection; uvloop's are no subclass, so the type can only be told.
         self._transport = cast(asyncio.Transport, transport)
         listener, peer = self._listener, peer_of(transport)
-        if not listener.opened(self, peer):
+        if not listener.opened(self, peer, transport.get_extra_info("socket")):
             self._closing = True
             self._transport.abort()
             return
@@ -239,7 +247,8 @@ class _Connection(asyncio.Protocol):
 class Listener:
     """Listens on several addresses and leads each request through `walk`; times are in seconds.
 
-    `walk` awaits `eager.in_task` before it waits for anything.
+    `walk` awaits `eager.in_task` before it waits for anything. Unless `accept_direct`, only connections are taken that
+    the node's redirect has led here: whoever reaches the agent in another way may be anybody.
     """
 
     def __init__(
@@ -248,6 +257,7 @@ class Listener:
         metrics: Metrics,
         *,
         connections_per_address: int,
+        accept_direct: bool = True,
         first_request: float = FIRST_REQUEST,
         keep_alive: float = KEEP_ALIVE,
         drain: float = DRAIN,
@@ -257,23 +267,37 @@ class Listener:
         self.keep_alive = keep_alive
         self._drain = drain
         self._cap = connections_per_address
+        self._accept_direct = accept_direct
+        self._refusals: OrderedDict[str, tuple[Reason, int]] = OrderedDict()
         self._by_address: dict[str, set[_Connection]] = {}
         self._connections: set[_Connection] = set()
         self._nobody = asyncio.Event()
         self._limit = LogLimit()
         self._open = metrics.gauge("http_connections")
-        self._refused = metrics.counter("http_connections_refused_total")
+        self._refused = {
+            reason: metrics.counter("http_connections_refused_total", reason=reason.value)
+            for reason in (Reason.TOO_MANY_CONNECTIONS, Reason.NOT_REDIRECTED)
+        }
         self._servers: list[asyncio.Server] = []
         self.loop: asyncio.AbstractEventLoop
         self.addresses: list[tuple[str, int]] = []
 
     async def open(self, addresses: list[tuple[str, int]]) -> None:
-        """Listen; OSError when an address cannot be had."""
+        """Listen; OSError when an address cannot be had.
+
+        The agent's own addresses may not be there yet: the redirect brings them, in whatever order both are started.
+        """
         self.loop = asyncio.get_running_loop()
         for host, port in addresses:
-            server = await self.loop.create_server(self._connect, host, port, backlog=BACKLOG, reuse_address=True)
-            self._servers.append(server)
-            self.addresses.extend(socket.getsockname()[:2] for socket in server.sockets)
+            try:
+                listening = sockets.listening(host, port, backlog=BACKLOG, free=host in OWN)
+            except OSError as error:
+                if host != OWN_IPV6 or error.errno not in _NO_IPV6:
+                    raise OSError(error.errno, f"{error.strerror}: {host} port {port}") from error
+                log.info("this kernel has no IPv6: not listening there", host=host, error=error.strerror)
+                continue
+            self._servers.append(await self.loop.create_server(self._connect, sock=listening, backlog=BACKLOG))
+            self.addresses.append(listening.getsockname()[:2])
 
     async def close(self) -> None:
         """Stop accepting, let held requests end, close."""
@@ -294,19 +318,31 @@ class Listener:
             self._nobody.clear()
             await self._nobody.wait()
 
-    def opened(self, connection: _Connection, peer: str) -> bool:
-        """A connection was made; False when its address has too many."""
+    def opened(self, connection: _Connection, peer: str, end: sockets.Options) -> bool:
+        """A connection was made; False when its address has too many, or it was not led here by the redirect."""
         if len(self._by_address.get(peer, ())) >= self._cap:
-            self._refused.inc()
-            if (left_out := self._limit.left_out(peer, self.loop.time())) is not None:
-                log.warning(
-                    "too many connections", peer=peer, reason=Reason.TOO_MANY_CONNECTIONS, left_out=left_out or None
-                )
+            self._refuse(peer, Reason.TOO_MANY_CONNECTIONS)
+            return False
+        if not self._accept_direct and sockets.original_destination(end, ipv6=":" in peer) not in METADATA:
+            self._refuse(peer, Reason.NOT_REDIRECTED)
             return False
         self._by_address.setdefault(peer, set()).add(connection)
         self._connections.add(connection)
         self._open.inc()
         return True
+
+    def refusal(self, peer: str) -> tuple[Reason, int] | None:
+        """Why a connection of the address was last refused, and how many were; None if none was."""
+        return self._refusals.get(peer)
+
+    def _refuse(self, peer: str, reason: Reason) -> None:
+        self._refused[reason].inc()
+        _, number = self._refusals.pop(peer, (reason, 0))
+        self._refusals[peer] = (reason, number + 1)
+        if len(self._refusals) > REFUSALS:
+            self._refusals.popitem(last=False)
+        if (left_out := self._limit.left_out((peer, reason), self.loop.time())) is not None:
+            log.warning("connection refused", peer=peer, reason=reason, left_out=left_out or None)
 
     def closed(self, connection: _Connection, peer: str) -> None:
         """A counted connection ended."""

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource
 
-from metaproxy.knobs import PREFIX, Knob, SettingsError, Tree, group_of, knobs
+from metaproxy.knobs import PREFIX, Group, Knob, SettingsError, Tree, knobs
 
 # What Kubernetes puts into a pod's environment for each Service of its namespace, and so for one called metaproxy-…
 _SERVICE_LINK = re.compile(
@@ -154,19 +154,25 @@ def load(tree: type[Tree_], flags: dict[str, Any]) -> Loaded[Tree_]:
     )
 
 
-def load_group(tree: type[Tree], flags: dict[str, Any], name: str) -> Any:
-    """One group alone, whatever the others lack: a probe is not told the agent's flags.
+def load_some(tree: type[Tree], flags: dict[str, Any], *names: str) -> Any:
+    """Some settings and groups alone, whatever the others lack: a probe is not told the agent's flags.
 
     Raises:
-        SettingsError: something is unknown, or malformed in this group.
+        SettingsError: something is unknown, or malformed among these.
     """
     read = layers(tree, flags)
-    group = group_of(tree.model_fields[name])
-    assert group is not None  # noqa: S101  narrows for the type checker
+    fields: dict[str, Any] = {name: (tree.model_fields[name].annotation, tree.model_fields[name]) for name in names}
+    some = create_model("Some", __config__=Group.model_config, **fields)
+    merged = read.merged()
     try:
-        return group(**read.merged().get(name, {}))
+        return some(**{name: merged[name] for name in names if name in merged})
     except ValidationError as error:
-        raise SettingsError(_told(error, knobs(tree), read, name)) from error
+        raise SettingsError(_told(error, knobs(tree), read)) from error
+
+
+def load_group(tree: type[Tree], flags: dict[str, Any], name: str) -> Any:
+    """One group alone; as `load_some`."""
+    return getattr(load_some(tree, flags, name), name)
 
 
 def as_yaml(loaded: Loaded[Tree_]) -> str:
@@ -267,11 +273,11 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"{_shown(name)} is unknown; the closest known one is {closest}"
 
 
-def _told(error: ValidationError, table: Sequence[Knob], read: Layers, group: str = "") -> Iterator[str]:
+def _told(error: ValidationError, table: Sequence[Knob], read: Layers) -> Iterator[str]:
     """The lines of a validation error, each with flag, value and origin."""
     by_key = {one.key: one for one in table}
     for detail in error.errors(include_url=False):
-        where = [group, *detail["loc"]] if group else list(detail["loc"])
+        where = list(detail["loc"])
         message = detail["msg"].removeprefix("Value error, ")
         one = by_key.get(".".join(map(str, where[:2]))) or by_key.get(str(where[0]) if where else "")
         if one is None:

@@ -25,6 +25,7 @@ _NODE_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 _ITEM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?", re.ASCII)
 _TAG_KEY = re.compile(rf"(?!aws:)[\w\s.:/=+@-]{{1,{TAG_KEY_LIMIT}}}", re.IGNORECASE)
+_INTERFACE = re.compile(r"[^\s/:!\"'\\*;{}$-][^\s/:!\"'\\*;{}$]{0,14}")
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _PORT_MAX = 65_535
 _ANY_BASE = BaseArn(partition="aws", account="000000000000")
@@ -203,6 +204,25 @@ def partition_of(region: str) -> str:
     return next((partition for prefix, partition in _PARTITIONS.items() if region.startswith(prefix)), "aws")
 
 
+def _interface(text: str) -> str:
+    if text and _INTERFACE.fullmatch(text) is None:
+        raise ValueError("it is no device's name: up to 15 characters without space, slash, colon, quote or backslash")
+    return text
+
+
+def _whole_interface(text: str) -> str:
+    if text.endswith("+"):
+        raise ValueError("routing rules take whole names, no trailing +")
+    return _interface(text)
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"{error}: write a network as 10.1.0.0/16") from error
+
+
 Address = Annotated[
     tuple[str, int], BeforeValidator(split_address), PlainSerializer(join_address, return_type=str, when_used="json")
 ]
@@ -220,3 +240,7 @@ Template = Annotated[str, AfterValidator(_template)]
 Tags = Annotated[dict[str, str], BeforeValidator(pairs), AfterValidator(_tags)]
 Items = Annotated[list[Annotated[str, AfterValidator(_item)]], BeforeValidator(several)]
 Patterns = Annotated[list[Annotated[str, AfterValidator(allow_pattern)]], BeforeValidator(several)]
+Interface = Annotated[str, AfterValidator(_whole_interface)]
+Interfaces = Annotated[list[Annotated[str, AfterValidator(_interface)]], BeforeValidator(several)]
+WholeInterfaces = Annotated[list[Interface], BeforeValidator(several)]
+Networks = Annotated[list[Annotated[str, AfterValidator(_network)]], BeforeValidator(several)]

@@ -9,6 +9,7 @@ Labels are bounded: never a role, pod, namespace or address (kube2iam's `role_ar
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,8 @@ _ROUTE = ("route", "token, versions, list, credentials, info, item, explain, or 
 _REASON = ("reason", "a reason code as in bodies and logs")
 _RESOURCE = ("resource", "pods or namespaces")
 
+_BUILD = Spec("metaproxy_build_info", "gauge", "Always 1.", (("version", "the program's version"),))
+
 METRICS = (
     Spec(
         "metaproxy_http_requests_total",
@@ -53,7 +56,12 @@ METRICS = (
         _SECONDS,
     ),
     Spec("metaproxy_http_connections", "gauge", "Open connections of pods."),
-    Spec("metaproxy_http_connections_refused_total", "counter", "Connections closed: their address holds too many."),
+    Spec(
+        "metaproxy_http_connections_refused_total",
+        "counter",
+        "Connections closed at once: their address holds too many, or the redirect has not led them here.",
+        (("reason", "TooManyConnections or NotRedirected"),),
+    ),
     Spec(
         "metaproxy_imds_version_total",
         "counter",
@@ -148,17 +156,36 @@ METRICS = (
         (("outcome", "sent, repeated, dropped or failed"),),
     ),
     Spec("metaproxy_event_loop_lag_seconds", "gauge", "How late the event loop was when last looked at."),
-    Spec("metaproxy_build_info", "gauge", "Always 1.", (("version", "the program's version"),)),
+    _BUILD,
 )
 
 
-class Metrics:
-    """Every metric of `METRICS` in a registry of its own, so that two agents in one process share nothing."""
+REDIRECT_METRICS = (
+    Spec("metaproxy_redirect_in_place", "gauge", "Whether the redirect was in place when last looked at, or repaired."),
+    Spec(
+        "metaproxy_redirect_looks_total",
+        "counter",
+        "Looks at the redirect; a repair is counted and then what came of it.",
+        (("outcome", "in_place, repaired or failed"),),
+    ),
+    Spec(
+        "metaproxy_redirect_repairs_total",
+        "counter",
+        "Repairs, by the layer that differed.",
+        (("part", "addresses, routes, guard or rules"),),
+    ),
+    _BUILD,
+)
+"""Those of `metaproxy redirect watch`."""
 
-    def __init__(self) -> None:
+
+class Metrics:
+    """Metrics in a registry of their own, so that two agents in one process share nothing."""
+
+    def __init__(self, specs: Sequence[Spec] = METRICS) -> None:
         self.registry = CollectorRegistry()
         self._metrics: dict[str, Counter | Gauge | Histogram] = {}
-        for spec in METRICS:
+        for spec in specs:
             labels = [name for name, _ in spec.labels]
             if spec.kind == "histogram":
                 metric: Counter | Gauge | Histogram = Histogram(

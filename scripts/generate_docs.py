@@ -15,7 +15,7 @@ from pathlib import Path
 from metaproxy.__main__ import COMMANDS, help_for
 from metaproxy.knobs import knobs, titles
 from metaproxy.settings import Settings
-from metaproxy.telemetry import METRICS
+from metaproxy.telemetry import METRICS, REDIRECT_METRICS, Spec
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -71,6 +71,10 @@ def configuration() -> str:
 
 def metrics() -> str:
     """`docs/metrics.md`."""
+    return f"{_METRICS}{_of(METRICS)}\n## Of `metaproxy redirect watch`\n\n{_of(REDIRECT_METRICS)}"
+
+
+def _of(specs: Iterable[Spec]) -> str:
     rows = [
         (
             f"`{spec.name}`",
@@ -79,9 +83,9 @@ def metrics() -> str:
             "<br>".join(f"`{name}`: {values}" for name, values in spec.labels) or "",
             spec.help,
         )
-        for spec in METRICS
+        for spec in specs
     ]
-    return _METRICS + _table(("name", "kind", "unit", "labels", "meaning"), rows)
+    return _table(("name", "kind", "unit", "labels", "meaning"), rows)
 
 
 def command_line() -> str:

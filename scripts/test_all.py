@@ -92,7 +92,7 @@ SUITES = (
     Suite(
         name="network",
         needs="root, and " + ", ".join(TOOLS),
-        command=(sys.executable, "-m", "pytest", "tests/network"),
+        command=("make", "--no-print-directory", "test-network"),
         obstacle=no_network,
     ),
 )

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from metaproxy.caller import ROLE, Change, Directory, Namespace, Pod
 from metaproxy.carriers import Carrier
-from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, MetaproxyError
+from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded, MetaproxyError
 from metaproxy.finder import (
     PROOF_BURST,
     PROOF_PAUSE,
@@ -122,7 +122,8 @@ class Bench:
         self.directory = Watchful()
         self.metrics = Metrics()
         self.api = Api()
-        self.finder = Finder(self.directory, self.metrics)
+        self.own: set[str] = set()
+        self.finder = Finder(self.directory, self.metrics, is_own=lambda address: address in self.own)
         self.finder.reader = self.api
         self.observer, self.lookout, self.moved = Witness(), Lookout(), list[str]()
 
@@ -163,6 +164,23 @@ async def test_a_known_pod_is_found_without_waiting() -> None:
             assert (seconds, found) == (0, b.directory.pod("a"))
         assert b.api.reads == []
         assert b.finder.directory is b.directory
+
+
+async def test_a_masqueraded_pod_is_told_so_at_once() -> None:
+    """No event will tell whose the node's own address is, so nobody is held for it and nothing is read."""
+    async with bench() as b:
+        b.own = {A}
+        seconds, refusal = await b.took(A)
+        assert (seconds, type(refusal)) == (0, Masqueraded)
+        assert b.api.reads == []
+
+
+async def test_a_pod_that_claims_the_nodes_address_owns_it() -> None:
+    """What the API server says of a pod counts: some networks lend pods a node's address."""
+    async with bench() as b:
+        b.own = {A}
+        b.finder.put_pod(pod("a", A))
+        assert (await b.took(A))[1] == b.directory.pod("a")
 
 
 @pytest.mark.parametrize("late", [0.001, 0.1, 0.2, 0.3, 0.6, 0.85])

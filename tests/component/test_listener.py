@@ -4,7 +4,9 @@ What the walk does is not looked at here: it is a callable that says what it was
 """
 
 import asyncio
+import errno
 import json
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +17,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from metaproxy import sockets
 from metaproxy.eager import in_task
+from metaproxy.errors import Reason
 from metaproxy.httpwire import AHEAD_LIMIT, HEAD_LIMIT
 from metaproxy.imds import Answer, Request
 from metaproxy.listener import Listener, peer_of
@@ -155,7 +159,9 @@ class Bench:
     @property
     def refused(self) -> float | None:
         """How many connections were refused."""
-        return self.metrics.registry.get_sample_value("metaproxy_http_connections_refused_total")
+        return self.metrics.registry.get_sample_value(
+            "metaproxy_http_connections_refused_total", {"reason": "TooManyConnections"}
+        )
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Let the loop turn until the other side has seen what was done."""
@@ -747,11 +753,66 @@ async def test_an_address_that_cannot_be_had_is_an_error() -> None:
         taken = b.listener.addresses[0]
         second = Listener(b.walk, b.metrics, connections_per_address=1)
         await second.close()
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(OSError, match=r"Address already in use: 127\.0\.0\.1 port"):
             await second.open([("127.0.0.1", 0), taken])
         async with asyncio.timeout(BOUND):
             await second.close()
         assert (await (await b.dial()).ask(get())).status == 200
+
+
+async def test_who_was_not_led_here_is_refused() -> None:
+    """Without a translation on record the connection is closed, counted, told once, and kept for explanations."""
+    with capture_logs() as logs:
+        async with bench(accept_direct=False) as b:
+            assert b.listener.refusal(POD) is None
+            for _ in range(3):
+                assert await (await b.dial()).rest() == b""
+            name = "metaproxy_http_connections_refused_total"
+            assert b.metrics.registry.get_sample_value(name, {"reason": "NotRedirected"}) == 3
+            assert (b.refused, b.walk.requests) == (0, [])
+            assert b.listener.refusal(POD) == (Reason.NOT_REDIRECTED, 3)
+    assert [(line["event"], line["reason"], line["peer"]) for line in logs] == [
+        ("connection refused", "NotRedirected", POD)
+    ]
+
+
+async def test_refusals_are_remembered_of_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest are forgotten: addresses are without number."""
+    monkeypatch.setattr("metaproxy.listener.REFUSALS", 2)
+    async with bench(accept_direct=False) as b:
+        for last in (2, 3, 4):
+            assert await (await b.dial(f"127.0.0.{last}")).rest() == b""
+        assert [b.listener.refusal(f"127.0.0.{last}") is None for last in (2, 3, 4)] == [True, False, False]
+
+
+async def test_the_agents_own_addresses_need_not_be_there() -> None:
+    """The redirect brings them, in whatever order both are started; any other address has to be there."""
+    listener = Listener(Walk(), Metrics(), connections_per_address=1)
+    await listener.open([("169.254.170.254", 0), ("fd00:a9fe:170::254", 0)])
+    assert [host for host, _ in listener.addresses] == ["169.254.170.254", "fd00:a9fe:170::254"]
+    await listener.close()
+    with pytest.raises(OSError, match=r"Cannot assign requested address: 192\.0\.2\.1 port 0"):
+        await Listener(Walk(), Metrics(), connections_per_address=1).open([("192.0.2.1", 0)])
+
+
+async def test_a_kernel_without_ipv6_has_the_other_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said; what was asked for besides our own address is still an error."""
+    real = sockets.listening
+
+    def without_ipv6(host: str, port: int, *, backlog: int, free: bool) -> socket.socket:
+        if ":" in host:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return real(host, port, backlog=backlog, free=free)
+
+    monkeypatch.setattr(sockets, "listening", without_ipv6)
+    listener = Listener(Walk(), Metrics(), connections_per_address=1)
+    with capture_logs() as logs:
+        await listener.open([("169.254.170.254", 0), ("fd00:a9fe:170::254", 0)])
+    assert [host for host, _ in listener.addresses] == ["169.254.170.254"]
+    assert "no IPv6" in logs[0]["event"]
+    with pytest.raises(OSError, match="not supported"):
+        await listener.open([("::1", 0)])
+    await listener.close()
 
 
 async def test_several_addresses_are_listened_on() -> None:

@@ -121,7 +121,7 @@ class Bench:
             rights=self.entitlements,
             sessions=self.broker,
             items=self.node,
-            explain=Explainer(self.directory, self.entitlements, self.broker.state, self.wall).by_address,
+            explain=Explainer(self.directory, self.entitlements, self.broker.state, clock=self.wall).by_address,
             metrics=self.metrics,
             key=KEY,
             profile=Profile() if profile is None else profile,
@@ -791,6 +791,7 @@ async def test_explain_is_about_the_caller_alone() -> None:
         assert json.loads(stranger.body) == {
             "address": STRANGER,
             "pod": None,
+            "reason": "CallerUnknown",
             "message": "no live pod of this node has it",
         }
 
@@ -799,7 +800,12 @@ async def test_explain_names_nobody_when_it_is_not_certain() -> None:
     """Two pods at one address: neither may read about the other."""
     async with bench(pod("a", A), pod("b", A)) as b:
         answer = await b.ask("/metaproxy/explain")
-        assert json.loads(answer.body) == {"address": A, "pod": None, "message": "more than one pod claims it"}
+        assert json.loads(answer.body) == {
+            "address": A,
+            "pod": None,
+            "reason": "CallerAmbiguous",
+            "message": "more than one pod claims it",
+        }
 
 
 async def test_explain_tells_of_failures_and_of_what_is_on_its_way() -> None:
@@ -826,7 +832,7 @@ async def test_the_operator_may_ask_by_name() -> None:
         pod("host", B, host_network=True),
         pod("done", B, finished=True),
     ) as b:
-        explainer = Explainer(b.directory, b.entitlements, b.broker.state, b.wall)
+        explainer = Explainer(b.directory, b.entitlements, b.broker.state, clock=b.wall)
         live = explainer.by_name("team", "web")
         assert live is not None
         assert live["pod"]["uid"] == "new"

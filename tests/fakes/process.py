@@ -44,6 +44,7 @@ class AgentProcess:
         self.log_file = folder / "agent.log"
         self._arguments = (
             f"--server.listen={self.host}:8181",
+            "--server.accept-direct=true",
             f"--admin.listen={self.admin}",
             f"--upstream.url=http://{self.host}:9",
             "--sts.region=us-east-1",

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -30,13 +29,6 @@ def kernel_lacks(probe: str) -> str:
     return (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1] if done.returncode else ""
 
 
-@cache
-def version_lacks(backend: str) -> bool:
-    """Whether the redirect of this version does not know the backend."""
-    command = (sys.executable, "-m", "metaproxy", "redirect", "render", f"--redirect.backend={backend}")
-    return subprocess.run(command, capture_output=True, check=False).returncode == 2
-
-
 def pytest_report_header() -> list[str]:
     """One line for each thing that is not to be had here."""
     if os.geteuid() or any(shutil.which(tool) is None for tool in TOOLS):
@@ -47,8 +39,6 @@ def pytest_report_header() -> list[str]:
     for backend, probe in PROBES.items():
         if why := kernel_lacks(probe):
             lines.append(f"network: no {backend} in this kernel ({why}): its tests are skipped")
-        elif version_lacks(backend):
-            lines.append(f"network: this version's redirect has no backend {backend}: its tests are expected to fail")
     return lines
 
 
@@ -69,8 +59,6 @@ def build(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
             backend = wanted.get("backend", "nftables")
             if why := kernel_lacks(PROBES[backend]):
                 pytest.skip(f"no {backend} in this kernel: {why}")
-            if version_lacks(backend):
-                pytest.xfail(f"this version's redirect has no backend {backend}")
             return stack.enter_context(Lab(tmp_path, **wanted))
 
         yield make

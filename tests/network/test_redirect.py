@@ -1,42 +1,395 @@
-"""The redirect on a real kernel, in a network namespace of the test's own: put in place, repaired, taken away."""
+"""The redirect command on a real kernel, in a network namespace of the test's own."""
 
+import json
+import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-SNAPSHOT = "nft list ruleset; ip rule; ip -6 rule; ip route; ip -6 route show table main; ip -br addr"
-CYCLE = f"""
-set -e
-ip link set lo up; ip link add mp0 type bridge; ip link set mp0 up
-nft add table ip foreign; nft 'add chain ip foreign c {{ type nat hook prerouting priority -100; }}'
-m() {{ "{sys.executable}" -m metaproxy redirect "$@" --redirect.device mp0; }}
-before=$({SNAPSHOT})
-m apply; m check
-once=$({SNAPSHOT})
-m apply; m check
-[ "$once" = "$({SNAPSHOT})" ]
-nft delete table ip metaproxy
-if m check; then echo "a wiped table was not seen"; exit 1; fi
-m apply; m check
-ip addr del 169.254.170.254/32 dev mp0
-if m check; then echo "a deleted address was not seen"; exit 1; fi
-m apply; m check
-ip -6 rule del pref 2
-if m check; then echo "a deleted routing rule was not seen"; exit 1; fi
-m apply; m check
-"{sys.executable}" -m metaproxy redirect watch --redirect.device mp0 >/dev/null 2>&1 & watcher=$!
-for wipe in "nft flush ruleset" "ip rule del pref 2" "ip addr del 169.254.170.254/32 dev mp0"; do
-    $wipe
-    for turn in $(seq 200); do if m check >/dev/null; then break; fi; done
-    m check
-done
-nft add table ip foreign; nft 'add chain ip foreign c {{ type nat hook prerouting priority -100; }}'
-kill -9 $watcher; m check
-m remove; m remove
-[ "$before" = "$({SNAPSHOT})" ]
+import pytest
+
+from metaproxy.redirectplan import BACKENDS
+from tests.network.conftest import PROBES, kernel_lacks
+from tests.network.lab.namespaces import Namespace, until
+from tests.network.lab.processes import Process
+
+SNAPSHOT = """
+nft list ruleset; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; ip -o addr
+for f in ip ip6; do ${f}tables-legacy-save | grep -- '^-A' || true; done
 """
 
+FOREIGN = """
+nft -f - <<'END'
+table inet firewall { chain forward { type filter hook forward priority 0; policy accept; ip saddr 192.0.2.1 drop
+}
+}
+END
+iptables-nft -t nat -A PREROUTING -p tcp --dport 443 -j DNAT --to-destination 10.0.0.1
+iptables-legacy -t nat -A PREROUTING -p tcp --dport 444 -j DNAT --to-destination 10.0.0.1
+ip rule add pref 100 from 192.0.2.0/24 lookup 77
+"""
 
-def test_apply_is_idempotent_check_sees_what_is_gone_and_remove_leaves_nothing() -> None:
-    """Foreign rules stay as they were; whoever watches repairs, and removes nothing when killed."""
-    done = subprocess.run(["unshare", "-n", "bash", "-c", CYCLE], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+DAMAGE = {
+    "address": ("ip addr del 169.254.170.254/32 dev mp0", "addresses: IPv4: 169.254.170.254 is not on mp0"),
+    "route": ("ip route del unreachable 169.254.170.254", "routes: IPv4: no unreachable route stands behind"),
+    "guard": ("ip -6 rule del pref 2", "guard: IPv6: no routing rule pref 2 to fd00:ec2::254"),
+    "narrowed guard": (
+        "ip rule del pref 2; ip rule add pref 2 to 169.254.169.254 ipproto tcp dport 81 prohibit",
+        "guard: IPv4: no routing rule pref 2 to 169.254.169.254 ipproto tcp dport 80 prohibit",
+    ),
+    "hole in the guard": (
+        "ip rule add pref 1 from 10.0.0.0/8 to 169.254.169.254 ipproto tcp dport 80 lookup main",
+        "guard: IPv4: routing rule pref 1 from 10.0.0.0/8 to 169.254.169.254 ipproto tcp dport 80 lookup main is not",
+    ),
+}
+
+WIPES = {
+    "nftables": {
+        "wiped": ("nft flush ruleset", "rules: IPv4: no table ip metaproxy"),
+        "one rule": ("nft flush chain ip metaproxy nat", "rules: IPv4: not in the table: ip daddr 169.254.169.254"),
+        "another's rule": (
+            "nft insert rule ip6 metaproxy nat ip6 saddr fd01::1 accept",
+            "rules: IPv6: in the table, but not ours: ip6 saddr fd01::1 accept",
+        ),
+    },
+    **{
+        backend: {
+            "wiped": (
+                f"iptables-{kind} -t nat -F",
+                "rules: IPv4: nat PREROUTING has no jump to METAPROXY-NAT",
+            ),
+            "position": (
+                f"ip6tables-{kind} -t nat -I PREROUTING 1 -p tcp -j ACCEPT",
+                "rules: IPv6: nat PREROUTING: the jump to METAPROXY-NAT is not first and alone",
+            ),
+            "content": (
+                f"iptables-{kind} -A METAPROXY-INPUT -j ACCEPT",
+                "rules: IPv4: filter METAPROXY-INPUT does not hold what it should",
+            ),
+        }
+        for backend, kind in (("iptables-nft", "nft"), ("iptables-legacy", "legacy"))
+    },
+}
+
+
+class Machine:
+    """A namespace with a device for the addresses, and the command in it."""
+
+    def __init__(self, backend: str = "auto") -> None:
+        self.namespace = Namespace("redirect")
+        self.backend = backend
+        # Without duplicate detection, so that nothing appears by itself a second later.
+        self.shell("sysctl -qw net.ipv6.conf.default.accept_dad=0; ip link add mp0 type bridge; ip link set mp0 up")
+
+    def shell(self, script: str) -> str:
+        """Run a script that must succeed."""
+        return self.namespace.shell(script)
+
+    def command(self, verb: str, *arguments: str) -> list[str]:
+        """The command as words."""
+        flags = ("--redirect.device=mp0", f"--redirect.backend={self.backend}", "--redirect.listen=127.0.0.1:9182")
+        return [sys.executable, "-m", "metaproxy", "redirect", verb, *flags, *arguments]
+
+    def run(self, verb: str, *arguments: str, code: int = 0, **environment: str) -> str:
+        """What it prints; the exit code must be this."""
+        words = [f"{name}={value}" for name, value in environment.items()]
+        done = self.namespace.run("env", *words, *self.command(verb, *arguments))
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def snapshot(self) -> str:
+        """Everything that the redirect could change."""
+        return self.shell(SNAPSHOT)
+
+
+@pytest.fixture
+def machine() -> Iterator[Callable[..., Machine]]:
+    """Machines as the test wants them."""
+    made: list[Machine] = []
+
+    def make(backend: str = "auto") -> Machine:
+        if backend != "auto" and (why := kernel_lacks(PROBES[backend])):
+            pytest.skip(f"no {backend} in this kernel: {why}")
+        made.append(Machine(backend))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.namespace.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_life(machine: Callable[..., Machine], backend: str) -> None:
+    """Applied twice it is the same; each damage is seen, named and mended; removed, nothing of it is there."""
+    here = machine(backend)
+    document = json.loads(here.run("check", "--json", code=1))
+    assert (document["in_place"], document["backend"]) == (False, backend)
+    assert {(one["part"], one["family"]) for one in document["differs"]} == {
+        (part, family) for part in ("addresses", "routes", "guard", "rules") for family in ("IPv4", "IPv6")
+    }
+    assert here.run("apply") == f"in place ({backend})\n"
+    once = here.snapshot()
+    assert json.loads(here.run("apply", "--json")) == {
+        "in_place": True,
+        "backend": backend,
+        "differs": [],
+        "notes": [],
+    }
+    assert here.snapshot() == once
+    for damage, told in (DAMAGE | WIPES[backend]).values():
+        here.shell(damage)
+        assert told in here.run("check", code=1)
+        assert here.run("apply") == f"in place ({backend})\n"
+    here.run("remove")
+    for mark in ("metaproxy", "METAPROXY", "169.254.", "fd00:"):
+        assert mark not in here.snapshot()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_is_left(machine: Callable[..., Machine], backend: str) -> None:
+    """Others' rules, routes and addresses are byte for byte what they were, while it is there and after it is gone."""
+    here = machine(backend)
+    here.shell(FOREIGN)
+    before = here.snapshot()
+    here.run("apply")
+    there = here.snapshot().splitlines()
+    assert [line for line in before.splitlines() if line not in there] == []
+    here.run("remove")
+    here.run("remove")
+    assert here.snapshot() == before
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables-nft"])
+def test_the_watch_repairs_what_the_kernel_tells_of(machine: Callable[..., Machine], backend: str) -> None:
+    """It puts everything in place; each damage is mended at once, counted and said; its end removes nothing."""
+    here = machine(backend)
+    watch = Process(here.namespace.command(*here.command("watch", "--log.format=json")))
+    try:
+        watch.wait_for("watching the redirect")
+        for number, (damage, told) in enumerate((DAMAGE | WIPES[backend]).values(), 2):
+            here.shell(damage)
+            watch.wait_for(told)
+            until(lambda: here.namespace.run(*here.command("check")).returncode == 0)
+            repaired = [json.loads(line) for line in watch.lines if '"repaired"' in line]
+            assert len(repaired) >= number
+        page = _page(here, "/metrics")
+        assert "metaproxy_redirect_in_place 1.0" in page
+        counts = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line[0] != "#"}
+        for part in ("addresses", "routes", "guard", "rules"):
+            assert counts[f'metaproxy_redirect_repairs_total{{part="{part}"}}'] >= 2
+        assert _page(here, "/readyz") == "ok\n"
+    finally:
+        watch.end(signal.SIGTERM)
+    assert watch.popen.returncode == 0
+    here.run("check")
+
+
+def test_a_device_that_is_down(machine: Callable[..., Machine]) -> None:
+    """It is the operator's, so it is named and not touched; what is ours on it comes back with it."""
+    here = machine("nftables")
+    here.run("apply")
+    here.shell("ip link set mp0 down")
+    assert "addresses: IPv4: mp0 is down" in here.run("apply", code=1)
+    here.shell("ip link set mp0 up")
+    here.run("apply")
+
+
+def test_a_killed_watch_removes_nothing(machine: Callable[..., Machine]) -> None:
+    """A dead process leaves a closed door."""
+    here = machine("nftables")
+    watch = Process(here.namespace.command(*here.command("watch")))
+    watch.wait_for("watching the redirect")
+    watch.end(signal.SIGKILL)
+    here.run("check")
+
+
+def _page(here: Machine, path: str) -> str:
+    with here.namespace.inside():
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:9182{path}", timeout=60) as answer:
+            return str(answer.read().decode())
+
+
+def test_the_backend_is_the_hosts(machine: Callable[..., Machine]) -> None:
+    """Own tables where nothing speaks against it; legacy where the host keeps its rules there alone; ours if there."""
+    fresh, legacy, both = machine(), machine(), machine()
+    assert fresh.run("apply") == "in place (nftables)\n"
+    legacy.shell("iptables-legacy -A FORWARD -s 192.0.2.1 -j DROP")
+    assert legacy.run("apply") == "in place (iptables-legacy)\n"
+    legacy.shell("iptables-legacy -D FORWARD -s 192.0.2.1 -j DROP")
+    assert legacy.run("check") == "in place (iptables-legacy)\n"
+    both.shell("iptables-legacy -A FORWARD -s 192.0.2.1 -j DROP; iptables-nft -A FORWARD -s 192.0.2.1 -j DROP")
+    assert both.run("apply") == "in place (nftables)\n"
+
+
+@pytest.mark.parametrize("other", ["iptables-nft", "iptables-legacy"])
+def test_another_backend_takes_over(machine: Callable[..., Machine], other: str) -> None:
+    """What was made with another backend goes, once the new rules stand."""
+    here = machine(other)
+    before = here.snapshot()
+    here.run("apply")
+    here.backend = "nftables"
+    here.run("apply")
+    assert "METAPROXY" not in here.snapshot()
+    here.run("remove")
+    assert here.snapshot() == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_choices(machine: Callable[..., Machine], backend: str) -> None:
+    """Included and excluded interfaces and sources, by the short names too; changed later, the old exemptions go."""
+    here = machine(backend)
+    chosen = ["--include-interface", "cali+", "--include-interface=eni1", "--exclude-interface", "docker0"]
+    chosen += ["--exclude-source", "10.1.0.0/16", "--exclude-source=192.0.2.7", "--redirect.exclude-source=fd01::/64"]
+    here.run("apply", *chosen)
+    here.run("check", *chosen)
+    assert "is not of this plan" in here.run("check", code=1)
+    rules = here.shell("ip rule; ip -6 rule")
+    for text in ("iif docker0", "from 10.1.0.0/16", "from 192.0.2.7", "from fd01::/64"):
+        assert text in rules
+    here.run("apply")
+    rules = here.shell("ip rule; ip -6 rule")
+    for text in ("docker0", "10.1.0.0", "192.0.2.7", "fd01::"):
+        assert text not in rules
+    here.run("check")
+
+
+def test_a_foreign_chain_ahead_is_named(machine: Callable[..., Machine]) -> None:
+    """Nothing can be repaired there, so it is a note, and another's routing rule ahead of the guard as well."""
+    here = machine("nftables")
+    here.run("apply")
+    here.shell(
+        "nft add table ip foreign; nft 'add chain ip foreign c { type nat hook prerouting priority -150; }'\n"
+        "ip rule add pref 0 from 192.0.2.0/24 lookup 77"
+    )
+    told = here.run("check")
+    assert "note: rules: IPv4: another's chain ip foreign c with priority -150 translates before ours (-110)" in told
+    assert "note: guard: IPv4: another's routing rule pref 0 from 192.0.2.0/24 lookup 77 is ahead of the guard" in told
+    assert len(json.loads(here.run("check", "--json"))["notes"]) == 2
+
+
+def test_networks_that_lead_pods_off_the_node_first(machine: Callable[..., Machine]) -> None:
+    """The VPC CNI puts the table of local addresses behind rules of its own: ours is still found, or nothing is."""
+    here = machine("nftables")
+    here.shell("ip rule add pref 20 lookup local; ip rule del pref 0; ip rule add pref 10 lookup 77")
+    here.shell("ip addr add 192.0.2.1/24 dev mp0; ip route add default via 192.0.2.2 dev mp0 table 77")
+    here.run("apply")
+    here.run("check")
+    assert here.shell("ip route get 169.254.170.254").startswith("local ")
+    here.shell("ip addr del 169.254.170.254/32 dev mp0")
+    assert here.namespace.run("ip", "route", "get", "169.254.170.254").returncode == 2
+    here.run("remove")
+    assert "169.254" not in here.shell("ip rule")
+
+
+def test_ipv6_is_disabled(machine: Callable[..., Machine]) -> None:
+    """On the device, the rest is closed and it is said; nothing breaks."""
+    here = machine("nftables")
+    here.shell("sysctl -qw net.ipv6.conf.all.disable_ipv6=1")
+    told = here.run("apply")
+    assert told.startswith("note: IPv6 is disabled on mp0: who asks fd00:ec2::254 is refused\n")
+    assert "prohibit" in here.shell("ip -6 rule")
+    here.run("check")
+    here.run("remove")
+
+
+def test_no_conntrack_tool(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """It is named; all else is in place."""
+    here = machine("nftables")
+    for tool in ("ip", "nft"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    told = here.run("apply", PATH=str(tmp_path))
+    assert "note: conntrack is not installed" in told
+    assert told.endswith("in place (nftables)\n")
+
+
+def test_no_tool_at_all(machine: Callable[..., Machine]) -> None:
+    """Each that is missing is named."""
+    here = machine()
+    assert "ip is not installed" in here.run("apply", code=1, PATH="/nowhere")
+
+
+def test_no_netfilter_tool(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """The backend that was asked for, or all, are named."""
+    here = machine()
+    (tmp_path / "ip").symlink_to(str(shutil.which("ip")))
+    assert "neither nft nor iptables works here" in here.run("check", code=1, PATH=str(tmp_path))
+    here.backend = "iptables-nft"
+    assert "iptables-nft-save is not installed" in here.run("apply", code=1, PATH=str(tmp_path))
+
+
+def test_no_dummy_devices(machine: Callable[..., Machine]) -> None:
+    """Where the kernel has none, an existing device is asked for; where it has, the own one comes and goes."""
+    here = machine("nftables")
+    command = [word for word in here.command("apply") if "device" not in word]
+    done = here.namespace.run(*command)
+    if kernel_lacks("ip link add x type dummy"):
+        assert done.returncode == 1
+        assert "no dummy devices: name an existing device with --redirect.device" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert "metaproxy0" in here.shell("ip -br link")
+        assert here.namespace.run(*[word if word != "apply" else "remove" for word in command]).returncode == 0
+        assert "metaproxy0" not in here.shell("ip -br link")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["apply", "--redirect.device=nowhere0"], "--redirect.device: there is no device nowhere0"),
+        (["apply", "--redirect.device=no such"], "--redirect.device: it is no device's name"),
+        (["apply", "--redirect.backend=ipfw"], "--redirect.backend: input should be 'auto', 'nftables'"),
+        (["apply", "--exclude-interface=cali+"], "--redirect.exclude-interface: routing rules take whole names"),
+        (["apply", "--exclude-source=10.1.0.1/16"], "--redirect.exclude-source: 10.1.0.1/16 has host bits set"),
+        (["repair"], "invalid choice: 'repair'"),
+        ([], "the following arguments are required: verb"),
+        (["apply", "--guard"], "--guard and --cilium say what to render"),
+        (["watch", "--json"], "--json goes with apply and check"),
+        (["apply", "--devise=x"], "--devise is unknown"),
+    ],
+)
+def test_bad_usage(machine: Callable[..., Machine], arguments: list[str], told: str) -> None:
+    """Exit code 2 and what is wrong."""
+    here = machine()
+    done = here.namespace.run(sys.executable, "-m", "metaproxy", "redirect", *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["apply", "check", "remove", "watch"])
+def test_without_privilege(machine: Callable[..., Machine], verb: str) -> None:
+    """Exit code 1, which capability, and for what."""
+    here = machine("nftables")
+    dropped = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    done = here.namespace.run(*dropped, *here.command(verb))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr
+        == "metaproxy: CAP_NET_ADMIN is missing: it takes it to read and change addresses, routes and netfilter\n"
+    )
+
+
+def test_render_needs_no_privilege_and_changes_nothing(machine: Callable[..., Machine]) -> None:
+    """It is for review, on whatever machine."""
+    here = machine("nftables")
+    before = here.snapshot()
+    done = here.namespace.run("setpriv", "--bounding-set=-net_admin", *here.command("render"))
+    assert done.returncode == 0
+    assert "dnat to 169.254.170.254:8181" in done.stdout
+    assert here.snapshot() == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_rendered_script_is_the_redirect(machine: Callable[..., Machine], backend: str) -> None:
+    """What was printed, run by a shell, is what check wants to see; twice too, but for a second jump of iptables."""
+    here = machine(backend)
+    script = here.run("render")
+    for _ in range(2 if backend == "nftables" else 1):
+        done = subprocess.run(
+            here.namespace.command("sh", "-e"), input=script, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert here.run("check") == f"in place ({backend})\n"

@@ -45,7 +45,7 @@ table ip foreign {
 """
 
 SNAPSHOT = """
-nft list ruleset; iptables-legacy-save | grep -v '^#' | sed 's/\\[[0-9:]*\\]//'
+nft list ruleset; for f in ip ip6; do ${f}tables-legacy-save | grep -- '^-A' || true; done
 ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; ip -br addr
 """
 
@@ -135,13 +135,13 @@ def test_the_agent_is_reached_through_the_redirect_alone(build: Callable[..., La
     for pod in lab.pods:
         for family in lab.families:
             with pytest.raises(OSError, match=r"timed out|refused|reset"):
-                pod.namespace.connect(OWN[family], timeout=0.5)
+                pod.namespace.connect(OWN[family], lab.port, timeout=0.5)
     # The machine behind the node no longer owns the addresses but asks the node for them.
     for family, length in ((4, 32), (6, 128)):
         for address in (METADATA[family], OWN[family]):
             lab.outside.shell(f"ip addr del {address}/{length} dev lo; ip route add {address} via {NODE[family]}")
         with pytest.raises(OSError, match=r"timed out|refused|reset"):
-            lab.outside.connect(OWN[family], timeout=0.5)
+            lab.outside.connect(OWN[family], lab.port, timeout=0.5)
         with lab.outside.connect(METADATA[family], timeout=30.0) as end:
             said = ask(end, PATH)
         assert said.startswith(b"HTTP/1.1 503 ")

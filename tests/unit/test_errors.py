@@ -17,6 +17,8 @@ TABLE = [
     (errors.UnknownPath, 404, "UnknownPath", False),
     (errors.MethodNotAllowed, 405, "MethodNotAllowed", False),
     (errors.CallerUnknown, 503, "CallerUnknown", True),
+    (errors.Masqueraded, 503, "Masqueraded", True),
+    (errors.NotRedirected, 503, "NotRedirected", True),
     (errors.CallerAmbiguous, 503, "CallerAmbiguous", True),
     (errors.CallerChanged, 503, "CallerChanged", True),
     (errors.CallerWithdrawn, 503, "CallerWithdrawn", True),

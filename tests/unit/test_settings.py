@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from metaproxy.knobs import Knob, help_text, knobs, titles
-from metaproxy.settings import Policy, Settings, SettingsError, Source, Sts
+from metaproxy.settinggroups import Policy, Source, Sts
+from metaproxy.settings import Settings, SettingsError
 from metaproxy.settingsources import Loaded, Parser, as_yaml, load, load_group, redacted
 from scripts import generate_docs
 
@@ -57,6 +58,19 @@ SAMPLES: Mapping[str, tuple[str, list[str], Any, Any]] = {
     "server.hold": ("0.5", ["0.5"], 0.5, 0.5),
     "server.connections_per_address": ("7", ["7"], 7, 7),
     "admin.listen": ("[::]:9", ["[::]:9"], "[::]:9", ("::", 9)),
+    "server.accept_direct": ("false", ["false"], False, False),
+    "redirect.device": ("eth0", ["eth0"], "eth0", "eth0"),
+    "redirect.port": ("80", ["80"], 80, 80),
+    "redirect.backend": ("iptables-nft", ["iptables-nft"], "iptables-nft", "iptables-nft"),
+    "redirect.include_interface": ("cali+,eni1", ["cali+", "eni1"], ["cali+", "eni1"], ["cali+", "eni1"]),
+    "redirect.exclude_interface": ("docker0", ["docker0"], ["docker0"], ["docker0"]),
+    "redirect.exclude_source": (
+        "10.1.0.0/16,fd01::1",
+        ["10.1.0.0/16", "fd01::1"],
+        ["10.1.0.0/16", "fd01::1/128"],
+        ["10.1.0.0/16", "fd01::1/128"],
+    ),
+    "redirect.listen": ("[::]:9", ["[::]:9"], "[::]:9", ("::", 9)),
     "source.manifests": ('["a,b", "c"]', ["a,b", "c"], ["a,b", "c"], [Path("a,b"), Path("c")]),
     "source.kubeconfig": ("/k", ["/k"], "/k", Path("/k")),
     "caller.witness": ("off", ["off"], "off", "off"),

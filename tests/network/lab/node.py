@@ -16,12 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from metaproxy.addresses import METADATA_IPV4, METADATA_IPV6, OWN_IPV4, OWN_IPV6, PORT
 from tests.network.lab.namespaces import PATIENCE, Namespace, ask
 from tests.network.lab.processes import QUIET, Process
 from tests.network.lab.recorder import MARK
 
-METADATA = {4: "169.254.169.254", 6: "fd00:ec2::254"}
-OWN = {4: "169.254.170.254", 6: "fd00:a9fe:170::254"}
+METADATA = {4: METADATA_IPV4, 6: METADATA_IPV6}
+OWN = {4: OWN_IPV4, 6: OWN_IPV6}
 NEIGHBOURS = {4: ("169.254.170.2", "169.254.170.23"), 6: ("fd00:ec2::23",)}
 """Addresses of the same kind that are others': of ECS's and EKS's own agents."""
 
@@ -128,23 +129,27 @@ class Lab:
         self._stack.callback(process.end, 9)
         return process
 
-    def agent(self, *arguments: str) -> Process:
+    port = PORT
+    """Where the redirect leads and the agent listens, on its own addresses."""
+
+    def agent(self, *flags: str) -> Process:
         """A real agent on the addresses to which the redirect leads; knows the pods from a file, unless told else."""
         if self._sts is None:
             self._sts = self.start(sys.executable, "-m", "tests.network.lab.sts")
         url = self._sts.wait_for("http://")
         self.declare()
         hosts = [OWN[4] if family == 4 else f"[{OWN[6]}]" for family in self.families]
+        elsewhere = any(flag.startswith("--source.") for flag in flags)
         agent = self.start(
             *(sys.executable, "-m", "metaproxy", "run", "--log.format=json"),
-            *([] if arguments else [f"--source.manifests={self._folder / 'pods.yaml'}"]),
-            *(f"--server.listen={host}:80" for host in hosts),
+            *([] if elsewhere else [f"--source.manifests={self._folder / 'pods.yaml'}"]),
+            *(f"--server.listen={host}:{PORT}" for host in hosts),
             f"--tokens.key-file={self._folder / 'key'}",
             f"--sts.endpoint-url={url}",
             *("--sts.region=us-east-1", "--role-base-arn=arn:aws:iam::123456789012:role/", "--upstream.profile=none"),
-            *arguments,
+            *flags,
         )
-        agent.wait_for('"listening"', *([] if arguments else ['"manifests are read"']))
+        agent.wait_for('"listening"', *([] if elsewhere else ['"manifests are read"']))
         return agent
 
     def declare(self) -> None:

@@ -1,0 +1,187 @@
+"""Keeps the redirect in place: looks when the kernel tells of a change, and every 10 s; repairs what differs.
+
+Knows: when to look, whom to tell.
+Must not know: what the redirect consists of.
+
+Ending it removes nothing: what a dead process leaves behind is a closed door (kiam removes its rule on SIGTERM and
+leaves the node's role open). Changes of legacy iptables are told by nobody: they wait for the next look.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
+
+import structlog
+
+from metaproxy.admin import Admin
+from metaproxy.budget import TokenBucket
+from metaproxy.redirectcommands import RedirectError
+from metaproxy.redirectnode import Report
+from metaproxy.telemetry import REDIRECT_METRICS, Metrics
+
+log = structlog.get_logger()
+
+EVERY = 10.0
+"""Seconds between two looks without a reason."""
+
+RATE, BURST = 1.0, 20.0
+"""Looks each second: a busy node changes its routes and rules all the time, and a look costs a dozen commands."""
+
+PATIENCE = 60.0
+"""Seconds after which a look that does not end is a failure: each of its commands has less."""
+
+# linux/rtnetlink.h: links, IPv4 and IPv6 addresses, routes and routing rules, as a bit mask of groups.
+_ROUTE_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
+_NETFILTER, _NFTABLES_GROUP = 12, 1 << 6
+
+
+class Redirect(Protocol):
+    """What is kept in place."""
+
+    def check(self) -> Report:
+        """What differs; raises RedirectError when it cannot be told."""
+        ...
+
+    def apply(self) -> Report:
+        """Repair it, and say what differs even then; raises RedirectError when it cannot be repaired."""
+        ...
+
+
+Call = Callable[[Callable[[], Report]], Awaitable[Report]]
+"""How something that blocks is called."""
+
+
+class Watch:
+    """See the module. `trouble` is what is wrong, for a probe; `notes` are beyond repair."""
+
+    def __init__(self, redirect: Redirect, metrics: Metrics, *, call: Call = asyncio.to_thread) -> None:
+        self._redirect = redirect
+        self._metrics = metrics
+        self._call = call
+        self._news = asyncio.Event()
+        self.trouble: str | None = "not looked yet"
+        self.notes: tuple[str, ...] = ()
+
+    def told(self) -> None:
+        """Something changed on the node."""
+        self._news.set()
+
+    async def keep(self, stop: asyncio.Event) -> None:
+        """Look again and again, until `stop`."""
+        loop = asyncio.get_running_loop()
+        bucket = TokenBucket(rate=RATE, burst=BURST, now=loop.time())
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            while True:
+                news = asyncio.ensure_future(self._news.wait())
+                await asyncio.wait([news, stopped], timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+                if not stopped.done() and (pause := bucket.wait(loop.time())):
+                    await asyncio.wait([stopped], timeout=pause)
+                if stopped.done():
+                    return
+                bucket.take(loop.time())
+                await self.look()
+        finally:
+            stopped.cancel()
+
+    async def look(self) -> None:
+        """Look, and repair what differs."""
+        self._news.clear()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                report = await self._call(self._redirect.check)
+                if report.differs:
+                    report = await self._repair(report)
+        except (RedirectError, TimeoutError) as error:
+            self._count("failed")
+            self._say(f"cannot be repaired: {error if str(error) else 'the tools do not answer'}")
+            return
+        if report.differs:
+            self._count("failed")
+            self._say(f"differs after a repair: {'; '.join(map(str, report.differs))}")
+        else:
+            self._say(None)
+        if report.notes != self.notes:
+            for note in report.notes:
+                log.warning("beyond repair", note=note)
+        self.notes = report.notes
+
+    async def _repair(self, before: Report) -> Report:
+        report = await self._call(self._redirect.apply)
+        self._count("repaired")
+        for part in sorted({finding.part for finding in before.differs}):
+            self._metrics.counter("redirect_repairs_total", part=part).inc()
+        log.warning("repaired", differed=[str(finding) for finding in before.differs], backend=report.backend)
+        return report
+
+    def _count(self, outcome: str) -> None:
+        self._metrics.counter("redirect_looks_total", outcome=outcome).inc()
+
+    def _say(self, trouble: str | None) -> None:
+        """Keep what is wrong for the probe, and say it once."""
+        if trouble and trouble != self.trouble:
+            log.error("the redirect is not in place", trouble=trouble)
+        if not trouble:
+            self._count("in_place")
+        self.trouble = trouble
+        self._metrics.gauge("redirect_in_place").set(not trouble)
+
+
+async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]) -> None:
+    """Watch until SIGTERM or SIGINT, with /livez, /readyz and /metrics at `listen`."""
+    stop, loop, metrics = asyncio.Event(), asyncio.get_running_loop(), Metrics(REDIRECT_METRICS)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    watch = Watch(redirect, metrics)
+    admin = Admin(
+        registry=metrics.registry,
+        checks={"redirect": lambda: watch.trouble},
+        details=lambda: {"backend": backend, "notes": "; ".join(watch.notes) or "none"},
+        explain=lambda _key, _value: None,
+    )
+    with _listening() as sockets:
+        for each in sockets:
+            loop.add_reader(each, _heard, each, watch)
+        await watch.look()
+        try:
+            await admin.open(*listen)
+        except OSError as error:
+            # The rules matter more than who looks at them: a readiness probe will say the rest.
+            log.error("cannot be looked at", listen=listen, error=str(error))  # noqa: TRY400
+        log.info("watching the redirect", backend=backend)
+        try:
+            await watch.keep(stop)
+        finally:
+            for each in sockets:
+                loop.remove_reader(each)
+            await admin.close()
+
+
+def _heard(told: socket.socket, watch: Watch) -> None:
+    # What changed does not matter, nor whether some of it was lost (ENOBUFS): everything is looked at again.
+    with contextlib.suppress(OSError):
+        while told.recv(65536):
+            pass
+    watch.told()
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[list[socket.socket]]:
+    """Sockets on which the kernel tells of changes."""
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for protocol, groups in ((socket.NETLINK_ROUTE, _ROUTE_GROUPS), (_NETFILTER, _NFTABLES_GROUP)):
+            told = stack.enter_context(
+                socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+            )
+            try:
+                told.bind((0, groups))
+            except OSError as error:
+                log.warning("the kernel does not tell of some changes: they wait for the next look", error=str(error))
+            else:
+                sockets.append(told)
+        yield sockets
