@@ -909,6 +909,7 @@ async def test_what_was_not_taken_is_not_sent_later() -> None:
             connection._transport.write(bytes(1 << 16))
             b.listener.reset(POD)
             await b.until(lambda: b.connections == 0)
+            # What the pod's own kernel had taken may go with the reset, or be read before it; the rest never comes.
             with pytest.raises(ConnectionResetError):
                 drain(pod)
 

@@ -88,7 +88,7 @@ class Lab:
 
     def __enter__(self) -> Self:
         with self._stack:
-            self.node, self.outside = self._namespace("node"), self._namespace("imds")
+            self.node, self.outside = self.namespace("node"), self.namespace("imds")
             self._uplink()
             for number, style in enumerate(self._styles, 1):
                 self.pods.append(getattr(self, f"_{style}")(number))
@@ -178,10 +178,7 @@ class Lab:
         self.node.shell(f"nft -f - <<'END'\n{script}\nEND")
 
     def namespace(self, role: str) -> Namespace:
-        """A further namespace, which goes with the lab."""
-        return self._namespace(role)
-
-    def _namespace(self, role: str) -> Namespace:
+        """A namespace that goes with the lab."""
         namespace = Namespace(role)
         self._stack.callback(namespace.close)
         ipv6 = int(6 not in self.families)
@@ -229,7 +226,7 @@ class Lab:
 
     def _pod(self, style: str, number: int) -> Pod:
         every = {4: f"10.244.{number}.10", 6: f"fd44:{number}::10"}
-        namespace = self._namespace(style)
+        namespace = self.namespace(style)
         self.node.shell(
             f"ip link add pod{number} type veth peer name eth0 netns {namespace.name}\n"
             f"ip link set pod{number} address {GATEWAY_MAC} up"
