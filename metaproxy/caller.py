@@ -38,7 +38,8 @@ class Pod:
     `addresses` are canonical texts of all its podIPs. `finished`: Succeeded or Failed, its address is free.
     `terminating`: being deleted, still running. `remembered`: its addresses were blank in the last event and are those
     seen before. `annotations` has only the keys of `POD_ANNOTATIONS`. `workload` is its controller's name. `observed`
-    is a digest of what the kubelet alone writes of it: it differs when the kubelet has looked anew.
+    is a digest of what the kubelet alone writes of it: it differs when the kubelet has looked anew, and is empty when
+    it saw nothing of the pod run.
     """
 
     uid: str

@@ -113,7 +113,11 @@ def _workload(metadata: Mapping[str, Any], name: str) -> str:
 
 
 def _observed(status: Mapping[str, Any]) -> str:
-    if not status:
+    """A digest of what the kubelet has written; empty when it has seen nothing of the pod run in its network.
+
+    It keeps the addresses of a sandbox that has ended in what it writes, until there is another.
+    """
+    if not status or not _runs(status):
         return ""
     conditions = [
         condition
@@ -122,6 +126,18 @@ def _observed(status: Mapping[str, Any]) -> str:
     ]
     written = repr([[status.get(key) for key in _OBSERVED], conditions])
     return hashlib.blake2b(written.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
+
+
+def _runs(status: Mapping[str, Any]) -> bool:
+    for condition in map(_mapping, _sequence(status.get("conditions"))):
+        if condition.get("type") == "PodReadyToStartContainers":
+            return condition.get("status") == "True"
+    # Before Kubernetes 1.29 only the containers tell.
+    containers = [
+        container for key in ("initContainerStatuses", "containerStatuses") for container in _sequence(status.get(key))
+    ]
+    states = [_mapping(_mapping(container).get("state")) for container in containers]
+    return not states or any("running" in state for state in states)
 
 
 def _annotations(metadata: Mapping[str, Any], keys: frozenset[str]) -> Mapping[str, str]:

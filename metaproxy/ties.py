@@ -63,7 +63,7 @@ class Claim(Protocol):
 
     @property
     def observed(self) -> str:
-        """A digest of what the kubelet last wrote."""
+        """A digest of what the kubelet last wrote; empty when it saw nothing of the pod run."""
         ...
 
 
@@ -337,4 +337,5 @@ def _counts(point: _Point, claim: Claim) -> bool:
         return False
     if not point.anonymous and claim.uid not in point.stale:
         return True
-    return claim.version > point.fence and claim.observed != point.proof.get(claim.uid) and not claim.terminating
+    newer = claim.observed not in {"", point.proof.get(claim.uid)}
+    return newer and claim.version > point.fence and not claim.terminating

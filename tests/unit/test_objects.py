@@ -137,6 +137,42 @@ def test_a_pod_as_the_api_server_writes_it() -> None:
     )
 
 
+RUNNING, ENDED = {"state": {"running": {"startedAt": "t"}}}, {"state": {"terminated": {"exitCode": 0}}}
+
+
+def sandbox(status: str) -> dict[str, object]:
+    """What the kubelet says of the pod's network since 1.29."""
+    return {"conditions": [{"type": "Ready"}, {"type": "PodReadyToStartContainers", "status": status}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "seen"),
+    [
+        ({}, False),
+        ({"podIP": "10.0.0.7"}, True),
+        ({"containerStatuses": [ENDED, RUNNING]}, True),
+        ({"initContainerStatuses": [RUNNING], "containerStatuses": [{"state": {"waiting": {}}}]}, True),
+        ({"containerStatuses": [ENDED]}, False),
+        ({"containerStatuses": ["odd", {"state": 7}]}, False),
+        (sandbox("True") | {"containerStatuses": [ENDED]}, True),
+        (sandbox("False") | {"containerStatuses": [RUNNING]}, False),
+    ],
+)
+def test_what_the_kubelet_saw_run_is_observed(status: dict[str, object], seen: bool) -> None:
+    """A status of what has ended observes nothing, though it still has the addresses."""
+    assert bool(made(status=status | {"podIPs": [{"ip": "10.0.0.7"}]} if status else {}).observed) == seen
+
+
+def test_only_what_the_kubelet_writes_is_observed() -> None:
+    """A label, an annotation, a deletion or somebody else's condition changes nothing of it; readiness does."""
+    status = {"podIP": "10.0.0.7", "conditions": [{"type": "Ready", "status": "False"}]}
+    first = made(status=status).observed
+    foreign = status | {"conditions": [*status["conditions"], {"type": "example.com/gate", "status": "True"}]}
+    marked = {"labels": {"a": "b"}, "annotations": {ROLE: "r"}, "deletionTimestamp": "t", "resourceVersion": "9"}
+    assert made(status=foreign, metadata=marked).observed == first
+    assert made(status=status | {"conditions": [{"type": "Ready", "status": "True"}]}).observed != first
+
+
 def test_a_bare_pod_is_taken_as_it_is() -> None:
     """What is missing is absent: no address, no annotation, the default account, its own workload."""
     assert made() == Pod(uid="u1", namespace="team", name="web-7", workload="web-7")

@@ -131,6 +131,7 @@ def test_the_same_pod_again_needs_newer_word_of_the_kubelet() -> None:
     assert bench.claim(A, Pod("p", 11, observed="second")) == Why.LOST, "a label"
     assert bench.claim(A, Pod("p", 12, terminating=True, observed="third")) == Why.LOST
     assert bench.claim(A, Pod("p", 10, observed="third")) == Why.LOST
+    assert bench.claim(A, Pod("p", 12, observed="")) == Why.LOST, "it was seen to have ended"
     assert bench.claim(A, Pod("p", 13, observed="third")) == "p"
     assert bench.see(A, VETH) == Why.LOST, "it is tied to the new one now"
 
