@@ -236,8 +236,10 @@ class Finder:
             failures = 0 if await self._read() else failures + 1
             if self._directory.unproved:
                 # What was lost while the read was under way needs another.
-                pause = min(PROOF_PAUSE, 2.0 ** min(failures, 16) - 1.0)
-                loop.call_later(pause, self._read_wanted.set)
+                if failures:
+                    loop.call_later(min(PROOF_PAUSE, 2.0 ** min(failures, 16) - 1.0), self._read_wanted.set)
+                else:
+                    self._read_wanted.set()
 
     async def _read(self) -> bool:
         if self.reader is None:

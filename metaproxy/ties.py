@@ -142,7 +142,7 @@ class Ties(Generic[ClaimT]):
             return set()
         if self._heard and not blind:
             for address, point in self._points.items():
-                # Whoever is awaited there may have come and gone meanwhile.
+                # Whoever comes there may have come and gone meanwhile.
                 if point.loss and (point.broken or point.tied is None):
                     last, point.anonymous = point.last, True
                     self._lose(address, point)
@@ -261,7 +261,7 @@ class Ties(Generic[ClaimT]):
 
     def _lose(self, address: str, point: _Point) -> None:
         self.moved.add(address)
-        point.anonymous |= self._blind or point.last != point.tied
+        point.anonymous |= point.last != point.tied
         point.last, point.broken = None, point.tied is not None
         point.loss, point.fence = self._number(), None
         point.stale, point.proof = {claim.uid for claim in self._claims(address)}, {}

@@ -673,7 +673,23 @@ async def test_proofs_are_rationed_and_tried_again() -> None:
             b.finder.saw({A: VETH}, ())
             b.finder.saw({A: OTHER}, ())
             await asyncio.sleep(0.05)
-        assert 30 <= len(b.api.reads) <= PROOF_BURST + 30 * PROOF_RATE + 1
+        assert 50 <= len(b.api.reads) <= PROOF_BURST + 30 * PROOF_RATE + 1
+
+
+async def test_a_loss_while_a_read_is_under_way_needs_another() -> None:
+    """What the first says may be older than the second loss."""
+    async with witnessed() as b:
+        b.api.pods, b.api.delay = [pod("b", A, version=50)], 0.3
+        b.finder.saw({A: OTHER}, ())
+        await asyncio.sleep(0.1)
+        b.finder.saw({A: VETH}, ())
+        b.finder.saw({A: OTHER}, ())
+        await asyncio.sleep(0.21)
+        assert len(b.api.reads) == 1 + 1, "made as soon as the first was there"
+        assert b.finder.owner(A) is None
+        await asyncio.sleep(0.3)
+        assert b.finder.owner(A) == b.directory.pod("b")
+        assert len(b.api.reads) == 2
 
 
 async def test_what_matters_is_followed() -> None:

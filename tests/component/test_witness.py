@@ -250,16 +250,18 @@ async def test_it_makes_the_kernel_look(discard: Datagrams) -> None:
         b.kernel.say(28, forwarding(MAC))
         await b.sink.until_seen(HERE)
         assert b.witness._asked == {}
+        b.kernel.say(16, struct.pack("=BxHiII", 0, 1, 9, 1, 0))
         b.kernel.say(28, neighbour(OTHER))
         b.kernel.say(28, forwarding(OTHER, 9))
-        await b.sink.until_seen(Carrier(bridge=BRIDGE, hardware=OTHER))
+        away = Carrier(link=9, born=3, bridge=BRIDGE, hardware=OTHER)
+        await b.sink.until_seen(away)
         for _ in range(4):
             await discard.more()
         b.kernel.say(28, neighbour(MAC))
         await b.sink.until_seen(HERE)
         assert (b.witness._asked, b.witness._homes) == ({}, {})
         b.kernel.say(28, neighbour(OTHER))
-        await b.sink.until_seen(Carrier(bridge=BRIDGE, hardware=OTHER))
+        await b.sink.until_seen(away)
         b.kernel.say(17, LINKS[1])
         await b.sink.until_dead((LOOPBACK, 1))
         assert b.witness._homes == {}, "there is no home to be called to"

@@ -244,9 +244,14 @@ def test_one_device_for_many_pods_changes_nothing() -> None:
     assert bench.claim(A, Pod("p")) == "p"
     bench.ties.saw({A: None})
     assert (bench.judged(A), bench.judged(B)) == ("p", "q")
+    bench.see(A, VETH)
+    assert bench.see(A, OTHER) == "p"
+    assert bench.ties.losses == 0
+    bench.see(A, VETH)
+    assert bench.ties.losses == 1, "it had a device of its own meanwhile"
     bench.ties.died((7, 1))
     bench.ties.saw({B: None})
-    assert (bench.judged(A), bench.judged(B), bench.ties.losses) == ("p", "q", 0)
+    assert (bench.judged(B), bench.ties.losses) == ("q", 1)
     assert bench.ties._common == set()
 
 
