@@ -59,6 +59,11 @@ class Admin:
         if self._runner is not None:
             await self._runner.cleanup()
 
+    @property
+    def ready(self) -> bool:
+        """Whether every check is content."""
+        return not self.stopping and not any(check() for check in self._checks.values())
+
     async def _livez(self, _request: web.Request) -> web.Response:
         # That this runs is the answer: the loop is alive.
         return web.Response(text="ok\n")

@@ -40,6 +40,7 @@ from metaproxy.roles import AssumeRole, BaseArn, RoleArn
 from metaproxy.server import Server
 from metaproxy.settings import Settings
 from metaproxy.sts import Options, Sts
+from metaproxy.taint import StartupTaint
 from metaproxy.telemetry import Metrics, configure_logging, measure_lag
 from metaproxy.witness import Witness
 
@@ -82,6 +83,9 @@ class Agent:
             self._finder.reader = self._source
             if settings.events.enabled:
                 self._events = EventRecorder(self._kube, settings.node_name, metrics=self.metrics)
+        self._taint: StartupTaint | None = None
+        if self._kube is not None and settings.node.remove_startup_taint:
+            self._taint = StartupTaint(self._kube, settings.node_name, ready=lambda: self.admin.ready)
         self._witness: Witness | None = None
         if settings.caller.witness == "on":
             directory.witness()
@@ -163,6 +167,8 @@ class Agent:
             tasks["witness"] = self._witness.run
         if self._events is not None:
             tasks["events"] = self._events.run
+        if self._taint is not None:
+            tasks["startup taint"] = self._taint.run
         return tasks
 
     def _server(self) -> Server:
@@ -228,6 +234,8 @@ class Agent:
         details["witness"] = "off" if self._witness is None else self._witness_status(self._witness)
         if self._events is not None:
             details["events"] = self._events.status()
+        if self._taint is not None:
+            details["startup taint"] = self._taint.status()
         return details
 
     def _witness_status(self, witness: Witness) -> str:

@@ -32,14 +32,14 @@ def act(verb: str, chosen: Redirect, logs: Log, *, as_json: bool = False) -> int
         what = "legacy iptables" if _NET_RAW in needed else "netfilter"
         return _failed(f"{without} is missing: it takes it to read and change addresses, routes and {what}")
     try:
-        if chosen.device and not device_exists(chosen.device):
+        # Whoever looks or takes away must be able to after the device has gone.
+        if verb in {"apply", "watch"} and chosen.device and not device_exists(chosen.device):
             print(f"metaproxy: --redirect.device: there is no device {chosen.device}", file=sys.stderr)
             return USAGE
-        backend: Backend = backend_in_use() if chosen.backend == "auto" else chosen.backend
-        node = Node(plan_of(chosen), backend)
+        node = _node(chosen)
         if verb == "watch":
             configure_logging(json=logs.format == "json", level=logs.level)
-            asyncio.run(until_signal(node, backend, chosen.listen))
+            asyncio.run(until_signal(node, node.backend or "none", chosen.listen))
         elif verb == "remove":
             node.remove()
         else:
@@ -47,6 +47,14 @@ def act(verb: str, chosen: Redirect, logs: Log, *, as_json: bool = False) -> int
     except RedirectError as error:
         return _failed(str(error))
     return DONE
+
+
+def _node(chosen: Redirect) -> Node:
+    plan = plan_of(chosen)
+    try:
+        return Node(plan, backend_in_use() if chosen.backend == "auto" else chosen.backend)
+    except RedirectError as error:
+        return Node(plan, None, str(error))
 
 
 def render(chosen: Redirect, *, guard: bool, cilium: bool) -> str:

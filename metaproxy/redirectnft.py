@@ -13,7 +13,8 @@ from typing import Any
 from metaproxy.redirectplan import Family, Finding, Plan
 
 TABLE = "metaproxy"
-PRIORITY = -110
+PRIORITY, IPTABLES = -110, -100
+"""Where we translate, and where iptables does: the tables `nat` of either kind."""
 
 
 def table(plan: Plan, family: Family) -> str:
@@ -75,25 +76,27 @@ def findings(plan: Plan, family: Family, listing: str) -> Iterator[Finding]:
         yield Finding(part="rules", family=family.name, text="the table's lines are not in their order")
 
 
-def chains_ahead(family: Family, listing: Any) -> Iterator[Finding]:
-    """Others' chains in `nft -j list chains` that translate before ours."""
+def chains_ahead(family: Family, listing: Any, priority: int = PRIORITY) -> Iterator[Finding]:
+    """Others' chains in `nft -j list chains` that translate before ours, or at the same priority."""
     objects = listing.get("nftables") if isinstance(listing, dict) else None
     for each in objects if isinstance(objects, list) else ():
         chain = each.get("chain") if isinstance(each, dict) else None
         if not isinstance(chain, dict) or chain.get("family") not in (family.nft, "inet"):
             continue
         number = chain.get("prio")
-        if (chain.get("type"), chain.get("hook"), chain.get("table") == TABLE) != ("nat", "prerouting", False):
+        # Of iptables-nft's own table check says itself whether ours is first.
+        ours = chain.get("table") == (TABLE if priority == PRIORITY else "nat")
+        if (chain.get("type"), chain.get("hook"), ours) != ("nat", "prerouting", False):
             continue
-        if isinstance(number, int) and number <= PRIORITY:
+        if isinstance(number, int) and number <= priority:
             name = f"{chain.get('family')} {chain.get('table')} {chain.get('name')}"
             yield Finding(
                 part="rules",
                 family=family.name,
-                text=f"another's chain {name} with priority {number} translates before ours ({PRIORITY})",
+                text=f"another's chain {name} with priority {number} translates before ours ({priority})",
             )
 
 
 def _lines(text: str) -> list[str]:
-    """Lines without indentation, without counters' and comments' freedom: nft lists rules as they were made."""
+    """Lines without indentation: nft lists rules as they were made."""
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -4,9 +4,10 @@ Knows: which layer comes when, and which tool has it.
 Must not know: how a layer is written or compared, when anybody wants it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from metaproxy import redirectiptables, redirectnft
 from metaproxy.redirectcommands import MissingToolError, RedirectError, listed, run
@@ -28,11 +29,41 @@ _NO_TABLE = ("No such file or directory", "does not exist", "Table does not exis
 _IPV6 = Path("/proc/sys/net/ipv6/conf")
 
 
+ROUNDS = 8
+"""How often the guard is looked at again while rules are taken away: many times what anybody adds by mistake."""
+
+
+class Tries:
+    """Steps of which each is tried, whatever became of the others."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+
+    def do(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Try a step."""
+        try:
+            step(*arguments)
+        except RedirectError as error:
+            self.failed.append(str(error))
+
+    def run(self, *command: str, accept: tuple[str, ...] = ()) -> None:
+        """Try a command."""
+        try:
+            run(*command, accept=accept)
+        except RedirectError as error:
+            self.failed.append(str(error))
+
+    def end(self) -> None:
+        """Raise RedirectError if a step failed, naming each."""
+        if self.failed:
+            raise RedirectError("; ".join(dict.fromkeys(self.failed)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What was found: `differs` is to be repaired, `notes` are beyond repair and to be known."""
 
-    backend: Backend
+    backend: Backend | None
     differs: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
@@ -66,10 +97,14 @@ def backend_in_use() -> Backend:
 
 
 class Node:
-    """This node. `backend` is what netfilter is spoken to with."""
+    """This node. `backend` is what netfilter is spoken to with.
 
-    def __init__(self, plan: Plan, backend: Backend) -> None:
+    None where there is nothing to speak with, and `lack` says so: every other layer is kept all the same.
+    """
+
+    def __init__(self, plan: Plan, backend: Backend | None, lack: str = "") -> None:
         self._plan = plan
+        self._lack = lack
         self.backend = backend
 
     def check(self) -> Report:
@@ -77,8 +112,8 @@ class Node:
         plan, differs, notes = self._plan, list[Finding](), list[str]()
         links = listed("ip", "-j", "addr", "show", "dev", plan.device, accept=_GONE)
         for family in plan.families:
-            if self._disabled(family):
-                notes.append(self._disabled(family))
+            if disabled := self._disabled(family):
+                notes.append(disabled)
             else:
                 differs += address_findings(plan, family, links)
             differs += route_findings(family, listed("ip", "-j", family.flag, "route", "show", "type", "unreachable"))
@@ -86,33 +121,30 @@ class Node:
             differs += guard_findings(plan, family, rules)
             notes += map(str, rules_ahead(family, rules))
             differs += self._rules(family)
-            if self.backend == "nftables":
-                notes += map(str, redirectnft.chains_ahead(family, listed("nft", "-j", "list", "chains")))
+            notes += self._ahead(family)
         return Report(backend=self.backend, differs=tuple(differs), notes=tuple(notes))
 
     def apply(self) -> Report:
         """Put everything in place, and say what is not so even then. Safe to repeat.
 
+        A step that fails leaves none of the others undone: each closes alone what it can.
+
         Raises:
-            RedirectError: a step failed; what stands before it in the module's order is in place.
+            RedirectError: steps failed; names each.
         """
-        plan, notes = self._plan, list[str]()
+        plan, notes, tries = self._plan, list[str](), Tries()
         if plan.own_device:
-            run("ip", "link", "add", plan.device, "type", "dummy", accept=("File exists",))
-            run("ip", "link", "set", plan.device, "up")
+            tries.run("ip", "link", "add", plan.device, "type", "dummy", accept=("File exists",))
+            tries.run("ip", "link", "set", plan.device, "up", accept=_GONE)
         for family in plan.families:
             if not self._disabled(family):
-                run("ip", *address(plan, family))
-            run("ip", family.flag, "route", "replace", *route(family))
-            rules = listed("ip", "-j", family.flag, "rule")
-            for rule in guard(plan, family):
-                run("ip", family.flag, "rule", "add", *rule, accept=("File exists",))
-            for rule in stale_rules(plan, family, rules):
-                run("ip", family.flag, "rule", "del", *rule, accept=_GONE)
-        self._put_rules()
+                tries.run("ip", *address(plan, family))
+            tries.run("ip", family.flag, "route", "replace", *route(family))
+            notes += self._put_guard(family, tries)
+        tries.do(self._put_rules)
         for other in BACKENDS:
-            if other != self.backend and _answers(other):
-                _remove_rules(other, plan.families)
+            if self.backend is not None and other != self.backend and _answers(other):
+                tries.do(_remove_rules, other, plan.families)
         for family in plan.families:
             try:
                 run("conntrack", *stale(family), accept=("0 flow entries",))
@@ -121,28 +153,59 @@ class Node:
                     "conntrack is not installed: connections from before are not forgotten, only stopped by the guard"
                 )
                 break
+            except RedirectError as error:
+                tries.failed.append(str(error))
+        tries.end()
         left = self.check()
         return Report(backend=self.backend, differs=left.differs, notes=(*notes, *left.notes))
 
     def remove(self) -> None:
-        """Take everything away that is ours, whichever backend it was made with.
+        """Take everything away that is ours, whichever backend it was made with, and whatever of it is there.
 
         Raises:
-            RedirectError: a step failed.
+            RedirectError: steps failed, or a tool is missing that would have to look; names each.
         """
-        plan = self._plan
+        plan, tries = self._plan, Tries()
+        if self._lack:
+            tries.failed.append(self._lack)
         for backend in BACKENDS:
-            if _answers(backend):
-                _remove_rules(backend, plan.families)
+            if backend == self.backend or _answers(backend):
+                tries.do(_remove_rules, backend, plan.families)
         for family in plan.families:
             rules = listed("ip", "-j", family.flag, "rule")
             for rule in [*reversed(guard(plan, family)), *stale_rules(plan, family, rules)]:
-                run("ip", family.flag, "rule", "del", *rule, accept=_GONE)
-            run("ip", family.flag, "route", "del", *route(family), accept=_GONE)
+                tries.run("ip", family.flag, "rule", "del", *rule, accept=_GONE)
+            tries.run("ip", family.flag, "route", "del", *route(family), accept=_GONE)
             own = f"{family.own}/{family.length}"
-            run("ip", family.flag, "addr", "del", own, "dev", plan.device, accept=_GONE)
+            tries.run("ip", family.flag, "addr", "del", own, "dev", plan.device, accept=_GONE)
         if plan.own_device:
-            run("ip", "link", "del", plan.device, accept=_GONE)
+            tries.run("ip", "link", "del", plan.device, accept=_GONE)
+        tries.end()
+
+    def _put_guard(self, family: Family, tries: "Tries") -> Iterator[str]:
+        """Add what is missing, take away what is a hole; what was taken away.
+
+        A rule is taken away by what it says, and the first one that says at least that goes: it may be ours instead. So
+        it is looked at again, and ours are put back, until there is nothing to take away.
+        """
+        for _ in range(ROUNDS):
+            rules = listed("ip", "-j", family.flag, "rule")
+            if not list(guard_findings(self._plan, family, rules)):
+                return
+            for rule in guard(self._plan, family):
+                tries.run("ip", family.flag, "rule", "add", *rule, accept=("File exists",))
+            for rule in stale_rules(self._plan, family, rules):
+                tries.run("ip", family.flag, "rule", "del", *rule, accept=_GONE)
+                yield f"taken away: {family.name} routing rule {' '.join(rule)}"
+
+    def _ahead(self, family: Family) -> list[str]:
+        """Others' chains that translate before ours, as far as nft can tell."""
+        priority = redirectnft.PRIORITY if self.backend == "nftables" else redirectnft.IPTABLES
+        try:
+            chains = listed("nft", "-j", "list", "chains")
+        except RedirectError:
+            return []
+        return [str(finding) for finding in redirectnft.chains_ahead(family, chains, priority)]
 
     def _disabled(self, family: Family) -> str:
         """Why the agent cannot have its address of a family; empty when it can."""
@@ -152,12 +215,16 @@ class Node:
         return ""
 
     def _rules(self, family: Family) -> Iterator[Finding]:
+        if self.backend is None:
+            return iter([Finding(part="rules", family=family.name, text=self._lack)])
         if self.backend == "nftables":
             table = run("nft", "-y", "list", "table", family.nft, redirectnft.TABLE, accept=_NO_TABLE)
             return redirectnft.findings(self._plan, family, table)
         return redirectiptables.findings(self._plan, family, _saved(self.backend, family))
 
     def _put_rules(self) -> None:
+        if self.backend is None:
+            raise RedirectError(self._lack)
         if self.backend == "nftables":
             run("nft", "-f", "-", stdin=redirectnft.transaction(self._plan))
             return

@@ -13,10 +13,21 @@ from typing import Any
 from metaproxy.redirectplan import IPV6, METRIC, Family, Finding, Plan
 
 EXEMPT, PROHIBIT, OWN, BEHIND = 1, 2, 3, 4
-"""Preferences of the guard's rules: behind 0, the table of the node's own addresses, and ahead of what networks use."""
+"""Preferences of the guard's rules: behind 0, the table of the node's own addresses, and ahead of what networks use.
+They are ours: a rule of another at one of them is a difference, or named."""
 
-_ASIDE = frozenset({"protocol", "iif_detached", "oif_detached"})
-"""Keys of a rule that change nothing about whom it concerns."""
+OTHER_PORTS = ("1-79", "81-65534")
+"""What goes on to the metadata service's host beside HTTP. Named, so that a packet without a port is not let through:
+a fragment has none. 65535 is no end that the kernel takes."""
+
+_KNOWN = frozenset(
+    {
+        *("priority", "src", "srclen", "dst", "dstlen", "iif", "ipproto"),
+        *("dport", "dport_start", "dport_end", "table", "action", "goto"),
+        *("protocol", "iif_detached", "oif_detached", "unresolved"),
+    }
+)
+"""Keys of a rule that we know how to write, or that change nothing about whom it concerns."""
 
 
 def address(plan: Plan, family: Family) -> list[str]:
@@ -33,18 +44,20 @@ def route(family: Family) -> list[str]:
 def guard(plan: Plan, family: Family) -> list[list[str]]:
     """The routing rules, without the verb, in the order in which they must come to be.
 
-    The host's own processes go on, and so does who is excluded; anything else that would be forwarded to the service
-    is prohibited. Our own address is looked for among the node's own before anybody's rules, which may lead pods off
-    the node by their source or interface (VPC CNI); if it is not there, nothing leaves the node for it.
+    The host's own processes go on, and so does who is excluded, and other ports; all else of TCP that would be
+    forwarded to the service is prohibited. Our own address is looked for among the node's own before anybody's rules,
+    which may lead pods off the node by their source or interface (VPC CNI); if it is not there, nothing leaves the node
+    for it.
     """
-    to = ["to", family.metadata, "ipproto", "tcp", "dport", "80"]
+    to = ["to", family.metadata, "ipproto", "tcp"]
     exempt = [
         ["iif", "lo"],
         *(["iif", name] for name in plan.exclude),
         *(["from", source] for source in plan.sources_of(family)),
     ]
     return [
-        *(["pref", str(EXEMPT), *who, *to, "lookup", "main"] for who in exempt),
+        *(["pref", str(EXEMPT), *who, *to, "dport", "80", "lookup", "main"] for who in exempt),
+        *(["pref", str(EXEMPT), *to, "dport", ports, "goto", str(BEHIND)] for ports in OTHER_PORTS),
         ["pref", str(PROHIBIT), *to, "prohibit"],
         ["pref", str(OWN), "to", family.own, "lookup", "local"],
         ["pref", str(BEHIND), "to", family.own, "unreachable"],
@@ -52,26 +65,23 @@ def guard(plan: Plan, family: Family) -> list[list[str]]:
 
 
 def stale_rules(plan: Plan, family: Family, rules: Any) -> list[list[str]]:
-    """Rules about our addresses that are not of this plan, without the verb: exemptions of another one are holes."""
+    """Rules at our preferences and about our addresses that are not of this plan, without the verb: they are holes."""
     wanted = guard(plan, family)
-    return [
-        told
-        for rule in _rules(rules)
-        if rule.get("dst") in (family.metadata, family.own) and (told := _arguments(rule)) and told not in wanted
-    ]
+    return [told for rule in _ours(family, rules) if (told := _arguments(rule)) and told not in wanted]
 
 
 def address_findings(plan: Plan, family: Family, links: Any) -> Iterator[Finding]:
     """What is not as planned in `ip -j addr show dev …`."""
     link: Mapping[str, Any] = next(iter(_rules(links)), {})
-    held = [each for each in _rules(link.get("addr_info")) if each.get("local") == family.own]
+    held = [each.get("prefixlen") for each in _rules(link.get("addr_info")) if each.get("local") == family.own]
     flags = link.get("flags")
-    if not held:
-        yield Finding(part="addresses", family=family.name, text=f"{family.own} is not on {plan.device}")
-    elif held[0].get("prefixlen") != family.length:
-        yield Finding(part="addresses", family=family.name, text=f"{family.own} has no length of {family.length}")
+    if family.length not in held:
+        text = f"{family.own}/{family.length} is not on {plan.device}"
     elif not isinstance(flags, list) or "UP" not in flags:
-        yield Finding(part="addresses", family=family.name, text=f"{plan.device} is down")
+        text = f"{plan.device} is down: bring it up"
+    else:
+        return
+    yield Finding(part="addresses", family=family.name, text=text)
 
 
 def route_findings(family: Family, routes: Any) -> Iterator[Finding]:
@@ -82,37 +92,52 @@ def route_findings(family: Family, routes: Any) -> Iterator[Finding]:
 
 def guard_findings(plan: Plan, family: Family, rules: Any) -> Iterator[Finding]:
     """What is not as planned in `ip -j rule`."""
-    there = [_arguments(rule) for rule in _rules(rules)]
-    for rule in guard(plan, family):
+    wanted, ours = guard(plan, family), [(_arguments(rule), rule) for rule in _ours(family, rules)]
+    there = [told for told, _ in ours]
+    for rule in wanted:
         if rule not in there:
             yield Finding(part="guard", family=family.name, text=f"no routing rule {' '.join(rule)}")
-    for rule in stale_rules(plan, family, rules):
-        yield Finding(part="guard", family=family.name, text=f"routing rule {' '.join(rule)} is not of this plan")
+    for told, raw in ours:
+        if told not in wanted:
+            what = " ".join(told) or _raw(raw)
+            yield Finding(part="guard", family=family.name, text=f"routing rule {what} is not of this plan")
 
 
 def rules_ahead(family: Family, rules: Any) -> Iterator[Finding]:
-    """Others' routing rules that are asked before the guard: they may lead past it."""
+    """Others' routing rules that are asked before the guard has been: they may lead past it."""
     for rule in _rules(rules):
         number = rule.get("priority")
-        ours = rule.get("dst") in (family.metadata, family.own)
-        own = _local(rule)
-        if isinstance(number, int) and number < BEHIND and not ours and not own:
-            what = " ".join(_arguments(rule)) or f"with preference {number}"
+        local = rule.get("table") in ("local", "255", 255)
+        if isinstance(number, int) and number <= BEHIND and not local and (number == 0 or not _about(family, rule)):
+            what = " ".join(_arguments(rule)) or _raw(rule)
             yield Finding(part="guard", family=family.name, text=f"another's routing rule {what} is ahead of the guard")
+
+
+def _ours(family: Family, rules: Any) -> list[Mapping[str, Any]]:
+    """Rules at our preferences that are about our addresses."""
+    return [
+        rule
+        for rule in _rules(rules)
+        if _about(family, rule) and rule.get("priority") in (EXEMPT, PROHIBIT, OWN, BEHIND)
+    ]
+
+
+def _about(family: Family, rule: Mapping[str, Any]) -> bool:
+    return rule.get("dst") in (family.metadata, family.own)
+
+
+def _raw(rule: Mapping[str, Any]) -> str:
+    """A rule that has more than we can write, for a person."""
+    return " ".join(f"{key} {value}" for key, value in rule.items())
 
 
 def _rules(value: Any) -> Iterator[Mapping[str, Any]]:
     yield from (each for each in value if isinstance(each, dict)) if isinstance(value, list) else ()
 
 
-def _local(rule: Mapping[str, Any]) -> bool:
-    return rule.get("table") in ("local", "255", 255)
-
-
 def _arguments(rule: Mapping[str, Any]) -> list[str]:
     """A rule of `ip -j rule` as iproute2's arguments, in our order; empty when it has more than we can write."""
-    known = {"priority", "src", "srclen", "dst", "dstlen", "iif", "ipproto", "dport", "table", "action"} | _ASIDE
-    if rule.keys() - known:
+    if rule.keys() - _KNOWN:
         return []
     written = ["pref", str(rule.get("priority"))]
     if "iif" in rule:
@@ -122,6 +147,10 @@ def _arguments(rule: Mapping[str, Any]) -> list[str]:
     if rule.get("dst", "all") != "all":
         written += ["to", _network(rule, "dst")]
     written += [str(text) for key in ("ipproto", "dport") if key in rule for text in (key, rule[key])]
+    if "dport_start" in rule:
+        written += ["dport", f"{rule['dport_start']}-{rule.get('dport_end')}"]
+    if "goto" in rule:
+        return [*written, "goto", str(rule["goto"])]
     if "action" in rule:
         return [*written, str(rule["action"])]
     return [*written, "lookup", str(rule.get("table"))]

@@ -33,6 +33,9 @@ RATE, BURST = 1.0, 20.0
 PATIENCE = 60.0
 """Seconds after which a look that does not end is a failure: each of its commands has less."""
 
+TURN = 45.0
+"""Seconds for a predecessor to end: more than a pod is given for that."""
+
 # linux/rtnetlink.h: links, IPv4 and IPv6 addresses, routes and routing rules, as a bit mask of groups.
 _ROUTE_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 _NETFILTER, _NFTABLES_GROUP = 12, 1 << 6
@@ -62,6 +65,7 @@ class Watch:
         self._metrics = metrics
         self._call = call
         self._news = asyncio.Event()
+        self._stuck = False
         self.trouble: str | None = "not looked yet"
         self.notes: tuple[str, ...] = ()
 
@@ -77,7 +81,9 @@ class Watch:
         try:
             while True:
                 news = asyncio.ensure_future(self._news.wait())
-                await asyncio.wait([news, stopped], timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
+                # While a repair does not help, its own changes are no reason to try again.
+                wakes = [stopped] if self._stuck else [news, stopped]
+                await asyncio.wait(wakes, timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
                 news.cancel()
                 if not stopped.done() and (pause := bucket.wait(loop.time())):
                     await asyncio.wait([stopped], timeout=pause)
@@ -91,42 +97,40 @@ class Watch:
     async def look(self) -> None:
         """Look, and repair what differs."""
         self._news.clear()
+        outcome = "in_place"
         try:
             async with asyncio.timeout(PATIENCE):
                 report = await self._call(self._redirect.check)
                 if report.differs:
                     report = await self._repair(report)
+                    outcome = "repaired"
         except (RedirectError, TimeoutError) as error:
-            self._count("failed")
-            self._say(f"cannot be repaired: {error if str(error) else 'the tools do not answer'}")
+            self._say("failed", f"cannot be repaired: {error if str(error) else 'the tools do not answer'}")
             return
         if report.differs:
-            self._count("failed")
-            self._say(f"differs after a repair: {'; '.join(map(str, report.differs))}")
+            self._say("failed", f"differs after a repair: {'; '.join(map(str, report.differs))}")
         else:
-            self._say(None)
+            self._say(outcome, None)
         if report.notes != self.notes:
             for note in report.notes:
-                log.warning("beyond repair", note=note)
+                log.warning("to be known", note=note)
         self.notes = report.notes
 
     async def _repair(self, before: Report) -> Report:
         report = await self._call(self._redirect.apply)
-        self._count("repaired")
-        for part in sorted({finding.part for finding in before.differs}):
+        repaired = [finding for finding in before.differs if finding not in report.differs]
+        for part in sorted({finding.part for finding in repaired}):
             self._metrics.counter("redirect_repairs_total", part=part).inc()
-        log.warning("repaired", differed=[str(finding) for finding in before.differs], backend=report.backend)
+        if repaired:
+            log.warning("repaired", differed=[str(finding) for finding in repaired], backend=report.backend)
         return report
 
-    def _count(self, outcome: str) -> None:
+    def _say(self, outcome: str, trouble: str | None) -> None:
+        """Count one look; keep what is wrong for the probe, and say it once."""
         self._metrics.counter("redirect_looks_total", outcome=outcome).inc()
-
-    def _say(self, trouble: str | None) -> None:
-        """Keep what is wrong for the probe, and say it once."""
+        self._stuck = trouble is not None and trouble == self.trouble
         if trouble and trouble != self.trouble:
             log.error("the redirect is not in place", trouble=trouble)
-        if not trouble:
-            self._count("in_place")
         self.trouble = trouble
         self._metrics.gauge("redirect_in_place").set(not trouble)
 
@@ -143,22 +147,62 @@ async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]
         details=lambda: {"backend": backend, "notes": "; ".join(watch.notes) or "none"},
         explain=lambda _key, _value: None,
     )
-    with _listening() as sockets:
+    with _turn() as turn, _listening() as sockets:
         for each in sockets:
             loop.add_reader(each, _heard, each, watch)
+        await _taken(turn, stop)
         await watch.look()
-        try:
-            await admin.open(*listen)
-        except OSError as error:
-            # The rules matter more than who looks at them: a readiness probe will say the rest.
-            log.error("cannot be looked at", listen=listen, error=str(error))  # noqa: TRY400
+        listening = asyncio.create_task(_listened(admin, listen), name="listen")
         log.info("watching the redirect", backend=backend)
         try:
             await watch.keep(stop)
         finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
             for each in sockets:
                 loop.remove_reader(each)
             await admin.close()
+
+
+async def _listened(admin: Admin, listen: tuple[str, int]) -> None:
+    """Listen as soon as that can be: the rules matter more than who looks at them, and a predecessor goes."""
+    said = False
+    while True:
+        try:
+            await admin.open(*listen)
+        except OSError as error:
+            if not said:
+                log.error("cannot be looked at, trying again", listen=listen, error=str(error))  # noqa: TRY400
+            said = True
+            await asyncio.sleep(1.0)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[socket.socket]:
+    """What only one watch of a node can have: a name in its network namespace, gone with whoever has it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as turn:
+        yield turn
+
+
+async def _taken(turn: socket.socket, stop: asyncio.Event) -> None:
+    """Wait for a predecessor to end: two that want different things would undo each other's. But not for ever."""
+    loop = asyncio.get_running_loop()
+    until, said = loop.time() + TURN, False
+    while not stop.is_set():
+        try:
+            turn.bind("\0metaproxy-redirect-watch")
+        except OSError as error:
+            if loop.time() >= until:
+                log.warning("another watch does not end: going on beside it", error=str(error))
+                return
+            if not said:
+                log.info("another watch is at work: waiting for it to end", seconds=TURN)
+            said = True
+            await asyncio.sleep(0.2)
+        else:
+            return
 
 
 def _heard(told: socket.socket, watch: Watch) -> None:

@@ -333,6 +333,18 @@ def _default_format() -> str:
     return "console" if sys.stdout.isatty() else "json"
 
 
+class Node(Group):
+    """What the agent does to its node object."""
+
+    remove_startup_taint: bool = knob(
+        default=False,
+        meaning="Take the taint metaproxy.dev/agent-not-ready off the node when the agent is ready. Nodes must "
+        "register with it. Needs the Kubernetes source, and get and patch of nodes.",
+        reason="A permission to patch nodes is the operator's to give.",
+        metavar="true|false",
+    )
+
+
 class Log(Group):
     """What the agent says on standard output."""
 

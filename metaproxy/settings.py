@@ -18,7 +18,20 @@ from pydantic import Field, model_validator
 from metaproxy.addresses import OWN_IPV4, OWN_IPV6, PORT
 from metaproxy.knobs import SettingsError, Tree, knob
 from metaproxy.roles import fields_of
-from metaproxy.settinggroups import Admin, Caller, Events, Log, Policy, Redirect, Server, Source, Sts, Tokens, Upstream
+from metaproxy.settinggroups import (
+    Admin,
+    Caller,
+    Events,
+    Log,
+    Node,
+    Policy,
+    Redirect,
+    Server,
+    Source,
+    Sts,
+    Tokens,
+    Upstream,
+)
 from metaproxy.settingsources import Parser, load
 from metaproxy.settingvalues import (
     BaseArnText,
@@ -86,6 +99,7 @@ class Settings(Tree):
     tokens: Tokens = Tokens()
     policy: Policy = Policy()
     events: Events = Events()
+    node: Node = Node()
     log: Log = Field(default_factory=Log)  # not once for all: its format depends on the terminal
 
     @classmethod
@@ -119,6 +133,8 @@ class Settings(Tree):
         if self.source.manifests:
             if self.source.kubeconfig is not None:
                 yield "--source.manifests and --source.kubeconfig: pods have one source; give one of them"
+            if self.node.remove_startup_taint:
+                yield "--node.remove-startup-taint: with --source.manifests there is no node object"
             return
         if self.source.kubeconfig is None and not os.environ.get("KUBERNETES_SERVICE_HOST"):
             # The kubelet gives that variable to every pod: without it there is no service account either.

@@ -218,9 +218,12 @@ def _whole_interface(text: str) -> str:
 
 def _network(text: str) -> str:
     try:
-        return str(ipaddress.ip_network(text))
+        network = ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(f"{error}: write a network as 10.1.0.0/16") from error
+    if not network.prefixlen:
+        raise ValueError("it is everybody: then there is nothing to redirect")
+    return str(network)
 
 
 Address = Annotated[

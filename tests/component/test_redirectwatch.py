@@ -119,6 +119,7 @@ async def test_what_cannot_be_repaired_is_said_once() -> None:
             await asyncio.sleep(5 * EVERY + 1)
             assert b.watch.trouble == "cannot be repaired: nft is not installed"
             assert (b.value("in_place"), b.value("looks_total", outcome="failed")) == (0, 5)
+            assert b.value("looks_total", outcome="repaired") is None
             node.broken, node.differs, node.stubborn = "", [ADDRESS], [ADDRESS]
             await asyncio.sleep(2 * EVERY)
             assert b.watch.trouble == f"differs after a repair: {ADDRESS}"
@@ -126,6 +127,24 @@ async def test_what_cannot_be_repaired_is_said_once() -> None:
             await asyncio.sleep(EVERY)
             assert b.value("in_place") == 1
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["the redirect is not in place"] * 2
+
+
+async def test_a_repair_that_does_not_help_is_no_reason_for_another() -> None:
+    """What the repair itself changes wakes nobody: it is tried every 10 seconds, and not called repaired."""
+    node = Node()
+    node.differs = node.stubborn = [ADDRESS]
+    with capture_logs() as logs:
+        async with bench(node) as b:
+            for _ in range(1000):
+                b.watch.told()
+                await asyncio.sleep(0.1)
+            assert len(node.looks) <= 13
+            assert b.value("looks_total", outcome="repaired") is None
+            node.differs, node.stubborn = [ADDRESS, WIPED], [ADDRESS]
+            await asyncio.sleep(EVERY + 1)
+            assert b.value("repairs_total", part="rules") == 1
+            assert b.value("repairs_total", part="addresses") is None
+    assert [line["differed"] for line in logs if line["event"] == "repaired"] == [[str(WIPED)]]
 
 
 async def test_tools_that_hang() -> None:

@@ -33,16 +33,20 @@ ip rule add pref 100 from 192.0.2.0/24 lookup 77
 """
 
 DAMAGE = {
-    "address": ("ip addr del 169.254.170.254/32 dev mp0", "addresses: IPv4: 169.254.170.254 is not on mp0"),
+    "address": ("ip addr del 169.254.170.254/32 dev mp0", "addresses: IPv4: 169.254.170.254/32 is not on mp0"),
     "route": ("ip route del unreachable 169.254.170.254", "routes: IPv4: no unreachable route stands behind"),
-    "guard": ("ip -6 rule del pref 2", "guard: IPv6: no routing rule pref 2 to fd00:ec2::254"),
+    "guard": ("ip -6 rule del pref 2", "guard: IPv6: no routing rule pref 2 to fd00:ec2::254 ipproto tcp prohibit"),
     "narrowed guard": (
         "ip rule del pref 2; ip rule add pref 2 to 169.254.169.254 ipproto tcp dport 81 prohibit",
-        "guard: IPv4: no routing rule pref 2 to 169.254.169.254 ipproto tcp dport 80 prohibit",
+        "guard: IPv4: no routing rule pref 2 to 169.254.169.254 ipproto tcp prohibit",
     ),
     "hole in the guard": (
         "ip rule add pref 1 from 10.0.0.0/8 to 169.254.169.254 ipproto tcp dport 80 lookup main",
         "guard: IPv4: routing rule pref 1 from 10.0.0.0/8 to 169.254.169.254 ipproto tcp dport 80 lookup main is not",
+    ),
+    "hole that is wider than ours": (
+        "ip rule add pref 1 to 169.254.169.254 ipproto tcp dport 80 lookup main",
+        "guard: IPv4: routing rule pref 1 to 169.254.169.254 ipproto tcp dport 80 lookup main is not",
     ),
 }
 
@@ -142,7 +146,8 @@ def test_a_life(machine: Callable[..., Machine], backend: str) -> None:
     for damage, told in (DAMAGE | WIPES[backend]).values():
         here.shell(damage)
         assert told in here.run("check", code=1)
-        assert here.run("apply") == f"in place ({backend})\n"
+        assert here.run("apply").splitlines()[-1] == f"in place ({backend})"
+        here.run("check")
     here.run("remove")
     for mark in ("metaproxy", "METAPROXY", "169.254.", "fd00:"):
         assert mark not in here.snapshot()
@@ -257,6 +262,86 @@ def test_choices(machine: Callable[..., Machine], backend: str) -> None:
     here.run("check")
 
 
+def test_a_rule_that_cannot_be_taken_away_by_words(machine: Callable[..., Machine]) -> None:
+    """It has more than we would write: check and apply say so, and are not content."""
+    here = machine("nftables")
+    here.run("apply")
+    here.shell("ip rule add pref 1 to 169.254.169.254 sport 1024-65534 lookup main")
+    for verb in ("check", "apply"):
+        assert "guard: IPv4: routing rule priority 1 " in here.run(verb, code=1)
+
+
+def test_others_rules_stay(machine: Callable[..., Machine]) -> None:
+    """About the same address, but not at our preferences: put in place, and away, beside them."""
+    here = machine("nftables")
+    here.shell(
+        "ip rule add pref 30000 to 169.254.169.254 lookup 77; ip rule add pref 200 from 10.9.0.1 to 169.254.169.254"
+    )
+    before = here.snapshot()
+    here.run("apply")
+    here.run("remove")
+    assert here.snapshot() == before
+
+
+def test_the_device_has_gone(machine: Callable[..., Machine]) -> None:
+    """What is left can be looked at and taken away; to put something there needs it."""
+    here = machine("nftables")
+    before = here.snapshot()
+    here.run("apply")
+    here.shell("ip link del mp0")
+    assert "is not on mp0" in here.run("check", code=1)
+    assert "there is no device mp0" in here.run("apply", code=2)
+    here.run("remove")
+    gone = [line for line in before.splitlines() if "mp0" not in line]
+    assert [line for line in here.snapshot().splitlines() if line not in gone] == []
+
+
+def test_a_failing_step_leaves_none_undone(machine: Callable[..., Machine]) -> None:
+    """The device goes while it is watched, and the rest is wiped: all that needs no device is put back."""
+    here = machine("nftables")
+    watch = Process(here.namespace.command(*here.command("watch", "--log.format=json")))
+    try:
+        watch.wait_for("watching the redirect")
+        here.shell("ip link del mp0; for p in 1 1 1 2; do ip rule del pref $p; done; nft flush ruleset")
+        watch.wait_for("the redirect is not in place")
+        until(lambda: "prohibit" in here.shell("ip rule") and "reject" in here.shell("nft list ruleset"))
+    finally:
+        watch.end(signal.SIGTERM)
+
+
+def test_a_successor_waits_its_turn(machine: Callable[..., Machine]) -> None:
+    """Two watches that want different things would undo each other's: the second begins when the first has ended."""
+    here = machine("nftables")
+    first = Process(here.namespace.command(*here.command("watch", "--log.format=json")))
+    second = None
+    try:
+        first.wait_for("watching the redirect")
+        second = Process(here.namespace.command(*here.command("watch", "--redirect.port=8282", "--log.format=json")))
+        second.wait_for("another watch is at work")
+        here.run("check")
+        first.end(signal.SIGTERM)
+        second.wait_for("watching the redirect")
+        here.run("check", "--redirect.port=8282")
+        assert not [line for line in first.lines if "repaired" in line][1:]
+        until(
+            lambda: here.namespace.run("curl", "-s", "--noproxy", "*", "http://127.0.0.1:9182/readyz").stdout == "ok\n"
+        )
+    finally:
+        first.end(signal.SIGKILL)
+        if second is not None:
+            second.end(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("backend", ["iptables-nft", "iptables-legacy"])
+def test_a_foreign_chain_ahead_of_iptables_is_named(machine: Callable[..., Machine], backend: str) -> None:
+    """Where nft can tell of it, whichever backend is ours."""
+    here = machine(backend)
+    here.run("apply")
+    here.shell("nft add table ip foreign; nft 'add chain ip foreign c { type nat hook prerouting priority -100; }'")
+    told = here.run("check")
+    assert "note: rules: IPv4: another's chain ip foreign c with priority -100 translates before ours (-100)" in told
+
+
 def test_a_foreign_chain_ahead_is_named(machine: Callable[..., Machine]) -> None:
     """Nothing can be repaired there, so it is a note, and another's routing rule ahead of the guard as well."""
     here = machine("nftables")
@@ -317,6 +402,11 @@ def test_no_netfilter_tool(machine: Callable[..., Machine], tmp_path: Path) -> N
     here = machine()
     (tmp_path / "ip").symlink_to(str(shutil.which("ip")))
     assert "neither nft nor iptables works here" in here.run("check", code=1, PATH=str(tmp_path))
+    # Every other layer is put in place all the same.
+    assert "neither nft nor iptables works here" in here.run("apply", code=1, PATH=str(tmp_path))
+    assert "prohibit" in here.shell("ip rule")
+    assert "neither nft nor iptables works here" in here.run("remove", code=1, PATH=str(tmp_path))
+    assert "prohibit" not in here.shell("ip rule")
     here.backend = "iptables-nft"
     assert "iptables-nft-save is not installed" in here.run("apply", code=1, PATH=str(tmp_path))
 
@@ -329,6 +419,9 @@ def test_no_dummy_devices(machine: Callable[..., Machine]) -> None:
     if kernel_lacks("ip link add x type dummy"):
         assert done.returncode == 1
         assert "no dummy devices: name an existing device with --redirect.device" in done.stderr
+        # What needs no device closes the node meanwhile.
+        assert "prohibit" in here.shell("ip rule")
+        assert "reject with tcp reset" in here.shell("nft list ruleset")
     else:
         assert done.returncode == 0, done.stderr
         assert "metaproxy0" in here.shell("ip -br link")
@@ -343,6 +436,7 @@ def test_no_dummy_devices(machine: Callable[..., Machine]) -> None:
         (["apply", "--redirect.device=no such"], "--redirect.device: it is no device's name"),
         (["apply", "--redirect.backend=ipfw"], "--redirect.backend: input should be 'auto', 'nftables'"),
         (["apply", "--exclude-interface=cali+"], "--redirect.exclude-interface: routing rules take whole names"),
+        (["apply", "--exclude-source=0.0.0.0/0"], "--redirect.exclude-source: it is everybody"),
         (["apply", "--exclude-source=10.1.0.1/16"], "--redirect.exclude-source: 10.1.0.1/16 has host bits set"),
         (["repair"], "invalid choice: 'repair'"),
         ([], "the following arguments are required: verb"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from metaproxy.caller import PERMITTED, ROLE, TOMBSTONES, Change, Directory, Namespace, Pod
+from metaproxy.carriers import Carrier
 from metaproxy.entitlements import Entitlements
 from metaproxy.policy import Grant, Rules
 from metaproxy.roles import BaseArn
@@ -565,3 +566,15 @@ def test_namespaces_equal_a_naive_model(events: list[tuple[str, str, int, bool]]
             assert (found.version if found else None) == max(versions, default=None)
             assert found is None or found.uid in known
         assert directory.namespace_count == len(known)
+
+
+def test_a_list_of_the_watch_is_no_proof() -> None:
+    """It may be older than what the kernel has shown: an address that was lost stays without owner."""
+    directory = Directory()
+    directory.witness()
+    directory.blind(False)
+    directory.put_pod(pod("u1", "10.0.0.1"))
+    directory.saw({"10.0.0.1": Carrier(link=7, born=1)})
+    directory.saw({"10.0.0.1": None})
+    directory.replace_pods([pod("u1", "10.0.0.1")], 9)
+    assert directory.owners("10.0.0.1") == []

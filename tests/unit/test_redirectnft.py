@@ -68,6 +68,10 @@ def test_a_chain_ahead_is_named() -> None:
     assert told == ["another's chain ip x y with priority -150 translates before ours (-110)"]
     assert list(chains_ahead(IPV4, chain(prio=-110)))
     assert list(chains_ahead(IPV6, chain(family="inet")))
+    # iptables translates at -100, in a table whose order check looks at by itself.
+    assert list(chains_ahead(IPV4, chain(prio=-100), -100))
+    assert list(chains_ahead(IPV4, chain(prio=-100, table="nat"), -100)) == []
+    assert list(chains_ahead(IPV4, chain(table="nat")))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from metaproxy.redirectroutes import (
 PLAN = Plan(device="mp0", exclude=("docker0",), sources=(ip_network("10.1.0.0/16"), ip_network("192.0.2.7/32")))
 LOCAL = {"priority": 0, "src": "all", "table": "local"}
 REST = [{"priority": 32766, "src": "all", "table": "main"}, {"priority": 32767, "src": "all", "table": "default"}]
-TO = {"dst": "169.254.169.254", "ipproto": "tcp", "dport": 80}
+TCP = {"dst": "169.254.169.254", "ipproto": "tcp"}
+TO = {**TCP, "dport": 80}
 
 # As iproute2 6.1 tells of what `guard` makes.
 RULES: list[dict[str, Any]] = [
@@ -29,7 +30,9 @@ RULES: list[dict[str, Any]] = [
     {"priority": 1, "src": "all", "iif": "docker0", "iif_detached": None, **TO, "table": "main"},
     {"priority": 1, "src": "10.1.0.0", "srclen": 16, **TO, "table": "main"},
     {"priority": 1, "src": "192.0.2.7", **TO, "table": "main", "protocol": "unspec"},
-    {"priority": 2, "src": "all", **TO, "action": "prohibit"},
+    {"priority": 1, "src": "all", **TCP, "dport_start": 1, "dport_end": 79, "goto": 4},
+    {"priority": 1, "src": "all", **TCP, "dport_start": 81, "dport_end": 65534, "goto": 4, "unresolved": None},
+    {"priority": 2, "src": "all", **TCP, "action": "prohibit"},
     {"priority": 3, "src": "all", "dst": "169.254.170.254", "table": "local"},
     {"priority": 4, "src": "all", "dst": "169.254.170.254", "action": "unreachable"},
     *REST,
@@ -56,7 +59,7 @@ def test_a_single_source_is_written_as_iproute2_tells_it() -> None:
     assert stale_rules(PLAN, IPV4, RULES) == []
 
 
-@pytest.mark.parametrize("missing", range(1, 8))
+@pytest.mark.parametrize("missing", range(1, 10))
 def test_each_rule_is_missed(missing: int) -> None:
     """Whichever goes."""
     there = [rule for number, rule in enumerate(RULES) if number != missing]
@@ -99,25 +102,46 @@ def test_an_exemption_of_another_plan_is_a_hole() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "key", ["sport", "fwmark", "not", "tos", "oif", "uid_start", "suppress_prefixlength", "l3mdev"]
+)
+def test_a_rule_that_we_would_not_write_is_a_difference(key: str) -> None:
+    """About the metadata address and at our place: whatever it does, it is named, and cannot be taken away by words."""
+    odd = {"priority": 1, "src": "all", **TCP, key: 7, "table": "main"}
+    (found,) = texts(guard_findings(PLAN, IPV4, [odd, *RULES]))
+    assert found.startswith("routing rule priority 1 ")
+    assert f"{key} 7" in found
+    assert stale_rules(PLAN, IPV4, [odd, *RULES]) == []
+
+
+def test_others_rules_elsewhere_are_others() -> None:
+    """Behind the guard, or ahead of it at 0: not ours to take away."""
+    behind = {"priority": 200, "src": "10.9.0.1", "dst": "169.254.169.254", "table": "77"}
+    assert list(guard_findings(PLAN, IPV4, [*RULES, behind])) == []
+    assert stale_rules(PLAN, IPV4, [*RULES, behind]) == []
+
+
 def test_others_ahead_of_the_guard_are_named() -> None:
     """They may lead past it."""
     other = {"priority": 1, "src": "all", "fwmark": "0x1", "table": "100"}
     plain = {"priority": 0, "src": "10.0.0.0", "srclen": 8, "table": "100"}
+    ours = {"priority": 0, "src": "all", "dst": "169.254.169.254", "table": "100"}
     assert list(rules_ahead(IPV4, RULES)) == []
-    assert texts(rules_ahead(IPV4, [other, plain, *RULES])) == [
-        "another's routing rule with preference 1 is ahead of the guard",
+    assert texts(rules_ahead(IPV4, [other, plain, ours, *RULES])) == [
+        "another's routing rule priority 1 src all fwmark 0x1 table 100 is ahead of the guard",
         "another's routing rule pref 0 from 10.0.0.0/8 lookup 100 is ahead of the guard",
+        "another's routing rule pref 0 to 169.254.169.254 lookup 100 is ahead of the guard",
     ]
 
 
 @pytest.mark.parametrize(
     ("link", "text"),
     [
-        ({}, "169.254.170.254 is not on mp0"),
-        ({**LINK, "addr_info": LINK["addr_info"][1:]}, "169.254.170.254 is not on mp0"),
-        ({**LINK, "flags": ["BROADCAST"]}, "mp0 is down"),
-        ({**LINK, "flags": None}, "mp0 is down"),
-        ({**LINK, "addr_info": [{"local": "169.254.170.254", "prefixlen": 24}]}, "169.254.170.254 has no length of 32"),
+        ({}, "169.254.170.254/32 is not on mp0"),
+        ({**LINK, "addr_info": LINK["addr_info"][1:]}, "169.254.170.254/32 is not on mp0"),
+        ({**LINK, "flags": ["BROADCAST"]}, "mp0 is down: bring it up"),
+        ({**LINK, "flags": None}, "mp0 is down: bring it up"),
+        ({**LINK, "addr_info": [{"local": "169.254.170.254", "prefixlen": 24}]}, "169.254.170.254/32 is not on mp0"),
     ],
 )
 def test_addresses(link: dict[str, Any], text: str) -> None:
@@ -126,7 +150,7 @@ def test_addresses(link: dict[str, Any], text: str) -> None:
     assert list(address_findings(PLAN, IPV6, [LINK])) == []
     assert texts(address_findings(PLAN, IPV4, [link])) == [text]
     assert list(address_findings(PLAN, IPV4, [])) == [
-        Finding(part="addresses", family="IPv4", text="169.254.170.254 is not on mp0")
+        Finding(part="addresses", family="IPv4", text="169.254.170.254/32 is not on mp0")
     ]
 
 

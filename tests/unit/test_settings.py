@@ -59,6 +59,7 @@ SAMPLES: Mapping[str, tuple[str, list[str], Any, Any]] = {
     "server.connections_per_address": ("7", ["7"], 7, 7),
     "admin.listen": ("[::]:9", ["[::]:9"], "[::]:9", ("::", 9)),
     "server.accept_direct": ("false", ["false"], False, False),
+    "node.remove_startup_taint": ("true", ["true"], True, True),
     "redirect.device": ("eth0", ["eth0"], "eth0", "eth0"),
     "redirect.port": ("80", ["80"], 80, 80),
     "redirect.backend": ("iptables-nft", ["iptables-nft"], "iptables-nft", "iptables-nft"),
@@ -107,7 +108,11 @@ SAMPLES: Mapping[str, tuple[str, list[str], Any, Any]] = {
     "log.level": ("debug", ["debug"], "debug", "debug"),
 }
 
-COMPANIONS = {"source.kubeconfig": ["--node-name=n"], "source.manifests": []}
+COMPANIONS = {
+    "source.kubeconfig": ["--node-name=n"],
+    "source.manifests": [],
+    "node.remove_startup_taint": ["--node-name=n", "--source.kubeconfig=/k"],
+}
 """What makes settings around a sample work; otherwise there are manifests."""
 
 
@@ -384,6 +389,7 @@ GOV = "arn:aws-us-gov:iam::111122223333:role/"
         (["--node-name=n"], "--source.manifests: there is no source of pods"),
         (["--source.kubeconfig=/k"], "--node-name: the Kubernetes source"),
         ([*LOCAL, "--source.kubeconfig=/k"], "--source.manifests and --source.kubeconfig:"),
+        ([*LOCAL, "--node.remove-startup-taint"], "--node.remove-startup-taint: with --source.manifests there is no"),
         ([*LOCAL, "--sts.session-duration=3599"], "--sts.session-duration: 3599 s leave too little"),
         (
             [*LOCAL, "--sts.session-duration=3601", f"--assume-role-arn={ARN}m"],
