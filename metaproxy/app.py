@@ -42,6 +42,7 @@ from metaproxy.settings import Settings
 from metaproxy.sts import Options, Sts
 from metaproxy.taint import StartupTaint
 from metaproxy.telemetry import Metrics, configure_logging, measure_lag
+from metaproxy.ties import Why
 from metaproxy.witness import Witness
 
 log = structlog.get_logger()
@@ -252,6 +253,10 @@ class Agent:
             refused = self._listener.refusal(address) if hasattr(self, "_listener") else None
             if refused is not None:
                 about["connections_refused"] = {"reason": refused[0].value, "number": refused[1]}
+            directory = self._finder.directory
+            if directory.withdrawn(address) is Why.UNSETTLED:
+                # Here and not in the explainer, whose words pods read too.
+                about["waits_for"] = [f"{pod.namespace}/{pod.name}" for pod in directory.awaited(address)]
             return about
         namespace, _, name = value.partition("/")
         return self._explainer.by_name(namespace, name)

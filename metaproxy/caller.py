@@ -185,6 +185,10 @@ class Directory:
         """Why an address that is claimed has no owner, if it is the kernel's word that took it."""
         return self._withdrawn.get(address)
 
+    def awaited(self, address: str) -> list[Pod]:
+        """The pods that are to be seen on the bridge before the address has an owner: for the operator alone."""
+        return self._ties.awaited(address) if self._ties is not None else []
+
     def claims(self, address: str) -> list[Pod]:
         """The live pods that say they have the address."""
         return list(self._claims.get(address, {}).values())
@@ -281,6 +285,8 @@ class Directory:
             for address in before | after:
                 ended = change.before if address not in after else None
                 concerned |= self._ties.claimed(address, ended, change.after.version if change.after else version)
+            if change.before is not None and change.after is None:
+                concerned |= self._ties.ended(change.before.uid)
         self._settle(concerned)
 
     def _settle(self, addresses: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from metaproxy.errors import IssueError, Reason
 from metaproxy.imds import date
 from metaproxy.policy import Grant
 from metaproxy.roles import AssumeRole
+from metaproxy.ties import Why
 
 
 class Held(Protocol):
@@ -72,7 +73,11 @@ class Explainer:
         """What is known of whoever owns the address; names nobody when that is not certain: the asker may be a pod."""
         owners = self._directory.owners(address)
         if (why := self._directory.withdrawn(address)) is not None:
-            message = f"the node's kernel does not show it where its pod was ({why.value}): CallerWithdrawn"
+            message = (
+                "it is not certain yet which pod is at which port of the node's bridge (unsettled): CallerWithdrawn"
+                if why is Why.UNSETTLED
+                else f"the node's kernel does not show it where its pod was ({why.value}): CallerWithdrawn"
+            )
             return {"address": address, "pod": None, "message": message}
         if len(owners) != 1:
             if owners:

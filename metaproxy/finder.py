@@ -140,7 +140,9 @@ class Finder:
             return found
         if (why := self._directory.withdrawn(address)) is not None:
             raise CallerWithdrawn(
-                f"the node's kernel does not show your address where its pod was ({why.value})",
+                "it is not certain yet which pod is at which port of the node's bridge (unsettled)"
+                if why is Why.UNSETTLED
+                else f"the node's kernel does not show your address where its pod was ({why.value})",
                 remedy="ask again; it is yours again when the kernel shows it in its place, or when the API server has "
                 "newer word of your pod; if it lasts, the operator should ask metaproxy explain",
             )
@@ -280,6 +282,8 @@ class Finder:
 
     def _withdrawn(self, address: str, why: Why) -> None:
         self._withdrawals[why].inc()
+        if why is Why.UNSETTLED:
+            self._unsettled(address)
         if self.observer is None or why not in {Why.LOST, Why.SHARED}:
             return  # what a bridge forgot, or was not heard, is not told to anybody: it is looked for
         # A neighbour can take an address many times a second; its pod's owner need not read of each.
@@ -293,6 +297,18 @@ class Finder:
                     f"{address} is withdrawn ({why.value}): the node's kernel does not show it where the pod was; "
                     "it is given back when it is there again, or when there is newer word of the pod",
                 )
+
+    def _unsettled(self, address: str) -> None:
+        """Tell the operator alone for whom is waited: the address's pod need not know its neighbours' names."""
+        names = sorted(f"{pod.namespace}/{pod.name}" for pod in self._directory.awaited(address))
+        now = asyncio.get_running_loop().time()
+        if names and self._told_withdrawn.left_out(("unsettled", *names), now) is not None:
+            log.warning(
+                "pods that do not answer on their bridge keep others there from a first port",
+                address=address,
+                pods=names,
+                remedy="if it lasts, see why these pods do not answer to ARP or neighbour discovery, or delete them",
+            )
 
     def _ask_read(self, address: str) -> None:
         if self.reader is None:

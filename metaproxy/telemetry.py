@@ -91,7 +91,7 @@ METRICS = (
         "metaproxy_caller_withdrawn_total",
         "counter",
         "Addresses taken from their pod, because the kernel shows them elsewhere.",
-        (("why", "lost, unresolved, shared or blind"),),
+        (("why", "lost, unresolved, shared, unsettled or blind"),),
     ),
     Spec(
         "metaproxy_witness_addresses",

@@ -27,11 +27,22 @@ that word. Claims without version are files, whose author's newest word always c
 
 A bridge forgets: that a neighbour or a port is not known at the moment is no loss, but nobody is the owner meanwhile.
 It is asked for before a connection from there can be made. Two pods' addresses behind one port of a bridge have no
-owners while that lasts, and nobody is tied to a port to which another pod is. Where no carrier is seen at an address,
-or one device carries several pods off bridges, nothing is changed: claims decide alone.
+owners while that lasts. Where no carrier is seen at an address, or one device carries several pods off bridges, nothing
+is changed: claims decide alone.
+
+Ports of a bridge
+-----------------
+On a bridge anybody can answer for anybody, so that what is seen at an address is worth little. But a pod's port does
+not move: while its device lives it is that pod's alone, and the pod has no other there, whatever is written of either.
+
+So it is the first tie that matters. A pod that answers nowhere has a port that nobody knows to be its, from which it
+can answer for another. Hence nobody gets a first port while there is another pod on the bridge (alive, with an address
+there) that has none, unless each of these is seen, each at a port of its own that is nobody's. That it is being deleted
+changes nothing: its author says for how long. Not waited for is one whose port is gone, until the kubelet has looked at
+it anew.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -76,6 +87,7 @@ class Why(StrEnum):
     LOST = "lost"
     UNRESOLVED = "unresolved"
     SHARED = "shared"
+    UNSETTLED = "unsettled"
     BLIND = "blind"
 
 
@@ -100,6 +112,24 @@ class _Point:
     anonymous: bool = False
 
 
+@dataclass(slots=True)
+class _Tenant:
+    """The pod that a bridge's port is of, and where it was seen there; `over`: the API server has the pod no more."""
+
+    uid: str
+    bridge: int
+    addresses: set[str]
+    over: bool = False
+
+
+@dataclass(slots=True)
+class _Port:
+    """A pod's port on a bridge; without device it is gone, and `observed` is what the kubelet had said by then."""
+
+    device: Device | None
+    observed: str = ""
+
+
 class Ties(Generic[ClaimT]):
     """The points of all addresses that are claimed, or were. `claims` tells who claims an address now.
 
@@ -112,6 +142,9 @@ class Ties(Generic[ClaimT]):
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._at: dict[Device, set[str]] = {}
         self._common: set[Device] = set()
+        self._tenants: dict[Device, _Tenant] = {}
+        self._ports: dict[tuple[str, int], _Port] = {}
+        self._unsettled: set[str] = set()
         self._blind, self._heard = True, False
         self.losses = 0
         self.moved: set[str] = set()
@@ -159,7 +192,7 @@ class Ties(Generic[ClaimT]):
             point = self._points[address] = _Point()
         if gone is not None and gone.uid == point.uid:
             self._end(point, gone, version)
-        concerned = {address, *self._beside(point.sight), *self._beside(point.tied)}
+        concerned = {address, *self._beside(point.sight), *self._beside(point.tied), *self._unsettled}
         if claims:
             self._idle.pop(address, None)
         else:
@@ -170,9 +203,16 @@ class Ties(Generic[ClaimT]):
             self._move(oldest, self._points.pop(oldest), None)
         return concerned
 
+    def ended(self, uid: str) -> set[str]:
+        """The API server has the pod no more; the addresses that this may decide."""
+        for key in [key for key in self._ports if key[0] == uid]:
+            if (device := self._ports.pop(key).device) is not None:
+                self._tenants[device].over = True
+        return set(self._unsettled)
+
     def saw(self, sights: Mapping[str, Carrier | None]) -> set[str]:
         """The kernel says that these addresses have other carriers; the addresses whose owners may differ by that."""
-        concerned = set(sights)
+        concerned = {*sights, *self._unsettled}
         for address, sight in sights.items():
             if (point := self._points.get(address)) is None:
                 continue
@@ -192,7 +232,12 @@ class Ties(Generic[ClaimT]):
 
     def died(self, device: Device) -> set[str]:
         """A device is gone: what it carried is lost, on bridges too. The addresses concerned."""
-        concerned = set()
+        concerned = set(self._unsettled)
+        if (tenant := self._tenants.pop(device, None)) is not None and not tenant.over:
+            said = [
+                claim.observed for each in tenant.addresses for claim in self._claims(each) if claim.uid == tenant.uid
+            ]
+            self._ports[tenant.uid, tenant.bridge] = _Port(None, said[0] if said else "")
         for address, point in self._points.items():
             if point.last is not None and point.last.device == device:
                 concerned.add(address)
@@ -221,8 +266,21 @@ class Ties(Generic[ClaimT]):
             point.fence, point.anonymous, point.stale = 0, False, set()
         return set(self._points)
 
+    def awaited(self, address: str) -> list[ClaimT]:
+        """The pods that keep others on the address's bridge from a first port: none is seen at one of its own."""
+        point = self._points.get(address)
+        return [] if point is None or point.sight is None else self._open(point.sight.bridge)
+
     def judge(self, address: str) -> list[ClaimT] | Why:
         """Whose claims count now, tying a single one to the carrier; or why nobody's does."""
+        verdict = self._judged(address)
+        if verdict is Why.UNSETTLED:
+            self._unsettled.add(address)
+        else:
+            self._unsettled.discard(address)
+        return verdict
+
+    def _judged(self, address: str) -> list[ClaimT] | Why:
         claims, point = self._claims(address), self._points.get(address)
         if point is None or not claims:
             return _best(claims)
@@ -247,8 +305,8 @@ class Ties(Generic[ClaimT]):
             return Why.UNRESOLVED
         if claim.uid == point.uid and not point.broken:
             return [claim]
-        if point.sight.bridge and self._taken(address, point.sight, claim):
-            return Why.SHARED
+        if point.sight.bridge and (why := self._port(address, point.sight, point.sight.device, claim)) is not None:
+            return why
         point.uid, point.tied, point.broken, point.anonymous = claim.uid, point.sight, False, False
         return [claim]
 
@@ -304,16 +362,47 @@ class Ties(Generic[ClaimT]):
         theirs = [self._claims(other) for other in self._beside(sight) if other != address]
         return any(pods and mine.isdisjoint(pod.uid for pod in pods) for pods in theirs)
 
-    def _taken(self, address: str, sight: Carrier, claim: ClaimT) -> bool:
-        """Whether another pod was tied to the port: it is that pod's while the device lives, wherever it is seen."""
-        return any(
-            point.tied is not None
-            and point.tied.device == sight.device
-            and point.uid != claim.uid
-            and claim.uid not in {each.uid for each in self._claims(other)}
-            for other, point in self._points.items()
-            if other != address
-        )
+    def _port(self, address: str, sight: Carrier, device: Device, claim: ClaimT) -> Why | None:
+        """Make the bridge's port the pod's, for this address too; or why not."""
+        port = self._ports.get((claim.uid, sight.bridge))
+        if port is not None and port.device is not None:
+            if port.device != device:
+                return Why.LOST
+        elif not self._free(device, address, claim.uid):
+            return Why.SHARED
+        elif any(each.uid != claim.uid for each in self._open(sight.bridge)):
+            return Why.UNSETTLED
+        self._ports[claim.uid, sight.bridge] = _Port(device)
+        tenant = self._tenants.setdefault(device, _Tenant(claim.uid, sight.bridge, set()))
+        tenant.uid, tenant.over = claim.uid, False
+        tenant.addresses.add(address)
+        return None
+
+    def _free(self, device: Device, address: str, uid: str) -> bool:
+        """Whether the port may become the pod's: it is nobody's, or was of one that this one continues.
+
+        A static pod's mirror is made anew under another uid, at the addresses of the same sandbox.
+        """
+        tenant = self._tenants.get(device)
+        return tenant is None or tenant.uid == uid or (tenant.over and address in tenant.addresses)
+
+    def _open(self, bridge: int) -> list[ClaimT]:
+        """The pods on the bridge that have no port there and are not seen, each at a free port that no other is at."""
+        pods: dict[str, ClaimT] = {}
+        seen: dict[str, set[Device]] = {}
+        for address, point in self._points.items():
+            if point.sight is None or point.sight.bridge != bridge:
+                continue
+            for claim in self._claims(address):
+                port = self._ports.get((claim.uid, bridge))
+                if port is not None and (port.device or port.observed == claim.observed):
+                    continue
+                pods[claim.uid] = claim
+                devices = seen.setdefault(claim.uid, set())
+                if point.sight.device is not None and self._free(point.sight.device, address, claim.uid):
+                    devices.add(point.sight.device)
+        crowd = Counter(device for devices in seen.values() for device in devices)
+        return [claim for uid, claim in pods.items() if all(crowd[device] > 1 for device in seen[uid])]
 
 
 def _best(claims: Sequence[ClaimT]) -> list[ClaimT]:

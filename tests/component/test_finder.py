@@ -6,6 +6,7 @@ In virtual time. The API server is a scripted reader: it is the network boundary
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -32,7 +33,7 @@ HOLD = 0.9
 MOMENT = 0.005
 """Virtual seconds that count as at once."""
 
-A, B = "10.0.0.1", "10.0.0.2"
+A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 
 
 def now() -> float:
@@ -548,6 +549,7 @@ async def test_changes_are_told_and_counted() -> None:
 VETH, OTHER = Carrier(link=7, born=1), Carrier(link=8, born=2)
 AWAITED = Carrier(bridge=3)
 PORT = Carrier(link=4, born=3, bridge=3, hardware=b"\2\0\0\0\0\1")
+OTHER_PORT = Carrier(link=5, born=4, bridge=3, hardware=b"\2\0\0\0\0\2")
 
 
 @asynccontextmanager
@@ -628,6 +630,26 @@ async def test_what_a_bridge_has_forgotten_is_waited_for() -> None:
         assert seconds == pytest.approx(0.6, abs=MOMENT)
         assert (b.api.reads, b.moved, b.observer.withdrawn) == ([], [], [])
         assert b.value("caller_withdrawn_total", why="unresolved") == 1
+
+
+async def test_a_first_port_waits_for_who_does_not_answer() -> None:
+    """The operator reads for whom; the pod that waits reads no name, and is found when that one is seen."""
+    async with witnessed(PORT) as b:
+        with capture_logs() as logs:
+            b.finder.saw({B: AWAITED, C: AWAITED}, ())
+            b.finder.put_pod(pod("silent", B))
+            b.finder.saw({B: AWAITED}, ())
+            b.finder.put_pod(pod("fresh", C))
+            b.finder.saw({C: OTHER_PORT}, ())
+        assert [line["pods"] for line in logs if "first port" in line["event"]] == [["team/silent"]]
+        _, refusal = await b.took(C)
+        assert isinstance(refusal, CallerWithdrawn)
+        assert "unsettled" in str(refusal)
+        assert "silent" not in str(refusal)
+        assert b.value("caller_withdrawn_total", why="unsettled") == 1
+        assert b.observer.withdrawn == []
+        b.finder.saw({B: replace(OTHER_PORT, link=11)}, ())
+        assert b.finder.owner(C) == b.directory.pod("fresh")
 
 
 async def test_a_kernel_that_is_not_heard_for_a_moment_is_waited_for() -> None:

@@ -64,6 +64,16 @@ class Node:
         """The kernel has the pod no more; nobody tells the API server."""
         self.lab.node.shell(f"ip link del {pod.link}")
 
+    def ready(self, pod: Pod | None) -> None:
+        """The kubelet writes that the pod's readiness is another, as it does some time after each start.
+
+        What it said of an address while words of the kernel were lost is not known to be newer than the loss.
+        """
+        assert pod is not None
+        condition = {"type": "Ready", "status": "True", "lastTransitionTime": str(time.monotonic())}
+        word = {"status": {"conditions": [condition]}}
+        self.kube.do(lambda api: api._merge("pods", f"shop/{pod.style}", word))
+
     def resident(self) -> int:
         """Kilobytes of the agent's memory."""
         status = Path(f"/proc/{self.agent.popen.pid}/status").read_text()
@@ -177,6 +187,80 @@ def test_a_neighbour_on_the_bridge_never_gets_the_role(tmp_path: Path, family: i
         assert world.metric('caller_withdrawn_total{why="shared"}') > 0
         events = world.kube.do(lambda api: api.list_events("shop"))
         assert "CallerWithdrawn" in {event["reason"] for event in events}
+
+
+def silent(world: Node) -> Pod:
+    """A thief that the API server knows but that answers for no address of its own, so that its port is not known."""
+    thief = on_bridge(world.lab, "thief", *THIEF)
+    thief.namespace.shell("ip addr flush dev eth0 scope global")
+    world.lab.node.shell("ip neigh flush dev cbr0; ip -6 neigh flush dev cbr0")
+    world.knows(thief)
+    return thief
+
+
+def robbed(world: Node, attack: Spoofer, victim: Pod, family: int) -> list[bytes]:
+    """What the thief is answered at the victim's address, while the kubelet goes on writing of the victim."""
+    got: list[bytes] = []
+
+    def shaken() -> bool:
+        got.append(attack.ask(METADATA[family], PATH, patience=0.3))
+        world.ready(victim)
+        return attack.shaken >= 15
+
+    until(shaken)
+    return got
+
+
+@pytest.mark.parametrize("kind", ["own", "made-up"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_thief_without_an_address_of_its_own_never_gets_the_role(tmp_path: Path, family: int, kind: str) -> None:
+    """Of a pod that has long been known, whatever the kubelet writes meanwhile; nor when it goes on for long."""
+    with node(tmp_path) as world:
+        (victim,) = world.lab.pods
+        thief = silent(world)
+        with spoofer(world, thief, victim, family, kind) as attack:
+            got = robbed(world, attack, victim, family)
+        seconds = given_back(world, victim, family)
+        print(f"IPv{family}, {kind}: victim back after {seconds:.2f} s")
+        assert not [each for each in got if victim.role.encode() in each]
+        assert seconds < SOON
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nor_does_it_of_a_pod_that_is_new(tmp_path: Path, family: int) -> None:
+    """Although it answers before that pod does; the operator reads who is waited for, and the pod has its own later."""
+    addresses = ("10.244.1.50", "fd44:1::50")
+    with node(tmp_path) as world:
+        thief = silent(world)
+        fresh = on_bridge(world.lab, "fresh", *addresses)
+        with spoofer(world, thief, fresh, family, "own") as attack:
+            attack.ask(METADATA[family], PATH, patience=0.3)
+            world.knows(fresh)
+            got = robbed(world, attack, fresh, family)
+        assert not [each for each in got if fresh.role.encode() in each]
+        until(lambda: "shop/thief" in world.admin(f"/explain?ip={fresh.addresses[family]}"))
+        world.gone(thief)
+        world.kube.do(lambda api: api.delete_pod("shop", "thief"))
+
+        def served() -> bool:
+            world.ready(fresh)
+            return {said(fresh, each) for each in FAMILIES} == {fresh.role}
+
+        until(served)
+
+
+def test_many_new_pods_at_once_are_served(tmp_path: Path) -> None:
+    """None has a port, and none waits for another for longer than it takes to answer."""
+    with node(tmp_path) as world:
+        pods = [on_bridge(world.lab, f"new{n}", f"10.244.1.{100 + n}", f"fd44:1::1:{n}") for n in range(12)]
+        begun = time.monotonic()
+        for pod in pods:
+            world.knows(pod)
+        for pod in pods:
+            for family in FAMILIES:
+                until(lambda pod=pod, family=family: said(pod, family) == pod.role)  # type: ignore[misc]
+        print(f"{len(pods)} pods after {since(begun):.2f} s")
+        assert since(begun) < SOON
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,7 +8,7 @@ from metaproxy import ties
 from metaproxy.carriers import Carrier
 from metaproxy.ties import Ties, Why
 
-A, B = "10.0.0.1", "10.0.0.2"
+A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 VETH, OTHER = Carrier(link=7, born=1), Carrier(link=8, born=2)
 AWAITED = Carrier(bridge=3)
 MAC, MAC2 = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
@@ -206,15 +206,26 @@ def test_two_pods_behind_one_port_have_nothing() -> None:
     assert bench.judged(B) == Why.LOST, "the other is no pod any more, but there is no newer word of this one"
 
 
-def test_nobody_is_tied_to_a_port_that_is_anothers() -> None:
-    """Not even while the other's own address is seen elsewhere: two thieves could lend each other theirs."""
+def bridged(*uids: str) -> Bench:
+    """Pods on a bridge that are not seen yet, at `A`, `B` and so on."""
     bench = Bench()
-    bench.claim(A, Pod("thief"))
+    for address, uid in zip((A, B, C), uids, strict=False):
+        bench.ties.saw({address: AWAITED})
+        bench.claim(address, Pod(uid))
+        bench.ties.saw({address: AWAITED})
+    return bench
+
+
+def test_nobody_is_tied_to_a_port_that_is_anothers() -> None:
+    """Not even while the other's own address is seen elsewhere, or nobody claims it: its device is still there."""
+    bench = bridged("thief")
     assert bench.see(A, PORT) == "thief"
     bench.see(A, AWAITED)
     bench.claim(B, Pod("victim"))
     assert bench.see(B, PORT) == Why.SHARED
     bench.claim(A, gone=Pod("thief"), version=5)
+    assert bench.judged(B) == Why.SHARED, "the pod is still known"
+    bench.ties.ended("thief")
     assert bench.judged(B) == Why.SHARED, "the device is still there"
     assert bench.see(B, PORT2) == Why.LOST
     bench.read(9)
@@ -222,16 +233,114 @@ def test_nobody_is_tied_to_a_port_that_is_anothers() -> None:
     assert bench.judged(B) == "victim"
 
 
+@pytest.mark.parametrize("address", [A, B])
+def test_a_pod_has_one_port_on_a_bridge(address: str) -> None:
+    """Whatever the kubelet writes and whichever of its addresses is seen elsewhere, until the port's device dies."""
+    bench = bridged("p", "p")
+    assert bench.see(A, PORT) == "p"
+    assert bench.see(address, PORT2) == Why.LOST
+    bench.read(10, p="first")
+    assert bench.claim(address, Pod("p", 11, observed="second")) == Why.LOST
+    assert bench.see(address, Carrier(link=4, born=3, bridge=3, hardware=b"\6")) in {"p", Why.LOST}
+    bench.read(12, p="second")
+    assert bench.claim(address, Pod("p", 13, observed="third")) == "p", "another hardware address at its port"
+    bench.see(address, PORT2)
+    bench.ties.died((4, 3))
+    bench.read(14, p="third")
+    assert bench.claim(address, Pod("p", 15, observed="fourth")) == "p"
+    assert bench.ties._tenants.keys() == {(5, 4)}
+
+
+def test_who_is_seen_nowhere_keeps_others_from_a_first_port() -> None:
+    """It may be behind the port at which another is seen; it is named, and the others have theirs when it is seen."""
+    bench = bridged("silent", "fresh")
+    assert bench.see(B, PORT2) == Why.UNSETTLED
+    assert [pod.uid for pod in bench.ties.awaited(B)] == ["silent"]
+    assert bench.ties.awaited("10.9.9.9") == []
+    assert bench.ties.saw({A: PORT}) == {A, B}
+    assert bench.ties.awaited(B) == []
+    assert (bench.judged(B), bench.judged(A)) == ("fresh", "silent")
+    assert bench.see(A, AWAITED) == Why.UNRESOLVED
+    bench.claim(C, Pod("later"))
+    assert bench.see(C, Carrier(link=6, born=5, bridge=3, hardware=b"\4")) == "later", "its port is known"
+
+
+def test_a_silent_pod_does_not_hinder_others_for_ever() -> None:
+    """Not when it is gone, or no pod of this bridge; that it is being deleted can last for as long as it likes."""
+    for elsewhere in (None, Carrier(bridge=9)):
+        bench = bridged("silent", "fresh")
+        assert bench.see(B, PORT2) == Why.UNSETTLED
+        assert bench.ties.saw({A: elsewhere}) == {A, B}
+        assert bench.judged(B) == "fresh"
+    bench = bridged("silent", "fresh")
+    bench.see(B, PORT2)
+    bench.claim(A, Pod("silent", 2, terminating=True))
+    assert bench.judged(B) == Why.UNSETTLED
+    bench.claims[A] = []
+    bench.ties.claimed(A, Pod("silent"), 5)
+    assert bench.ties.ended("silent") == {B}
+    assert bench.judged(B) == "fresh"
+
+
+def test_two_at_one_port_are_seen_nowhere() -> None:
+    """Nor is one that is seen at another's port: a thief cannot be seen elsewhere by pointing there."""
+    bench = bridged("one", "two", "fresh")
+    bench.ties.saw({A: PORT, B: PORT})
+    assert bench.see(C, PORT2) == Why.UNSETTLED
+    assert {pod.uid for pod in bench.ties.awaited(C)} == {"one", "two"}
+    bench = bridged("known", "silent", "fresh")
+    bench.ties.saw({B: PORT2})
+    assert bench.see(A, PORT) == Why.UNSETTLED
+    bench.claims[B] = []
+    bench.ties.claimed(B, None, 0)
+    assert bench.judged(A) == Why.UNSETTLED, "another is seen nowhere"
+    bench.ties.saw({C: Carrier(link=6, born=5, bridge=3)})
+    assert (bench.judged(A), bench.judged(C)) == ("known", "fresh")
+    bench.ties.saw({B: PORT})
+    bench.claim(B, Pod("silent"))
+    assert bench.judged(B) == Why.SHARED
+    assert [pod.uid for pod in bench.ties.awaited(B)] == ["silent"]
+
+
+def test_a_pod_whose_port_is_gone_is_waited_for_when_it_is_looked_at_anew() -> None:
+    """Its sandbox is made anew, or it is dead: which of the two the kubelet says. One that is known no more is not."""
+    bench = bridged("p", "fresh")
+    bench.ties.saw({A: PORT, B: AWAITED})
+    assert bench.judged(A) == Why.UNSETTLED
+    bench.ties.saw({B: PORT2})
+    assert (bench.judged(A), bench.judged(B)) == ("p", "fresh")
+    bench.ties.died((4, 3))
+    bench.ties.saw({A: AWAITED})
+    bench.claim(C, Pod("later"))
+    third = Carrier(link=6, born=5, bridge=3, hardware=b"\4")
+    bench.claim(A, Pod("p", 2, observed="second"))
+    assert bench.see(C, third) == Why.UNSETTLED
+    bench.claim(A, Pod("p", 2))
+    assert bench.judged(C) == "later"
+    bench.claim(C, gone=Pod("later"), version=9)
+    bench.ties.died((6, 5))
+    assert bench.ties._ports["later", 3].device is None
+    bench.ties.ended("later")
+    bench.ties.ended("fresh")
+    bench.ties.died((5, 4))
+    assert {uid for uid, _ in bench.ties._ports} == {"p"}
+    assert bench.ties._tenants == {}
+
+
 def test_a_pods_addresses_share_its_port() -> None:
-    """Of both families, and so do those of one that takes the place of another under a new uid."""
-    bench = Bench()
-    for uid in ("p", "q"):
-        for address in (A, B):
-            before = bench.claims.get(address, [None])[0]
-            bench.claims[address] = [Pod(uid, 9)]
-            bench.ties.claimed(address, before, 5)
-        for address in (A, B):
-            assert bench.see(address, PORT) == uid
+    """Of both families, and so do those of one that continues another under a new uid; no other pod's there."""
+    bench = bridged("p", "p")
+    assert (bench.see(A, PORT), bench.see(B, PORT)) == ("p", "p")
+    for address in (A, B):
+        bench.claim(address, Pod("q", 9), gone=Pod("p"), version=5)
+    assert bench.judged() == Why.SHARED, "the first is still known"
+    bench.ties.ended("p")
+    assert (bench.judged(A), bench.judged(B)) == ("q", "q")
+    bench.ties.saw({A: AWAITED, B: AWAITED})
+    bench.claim(C, Pod("q"))
+    assert bench.see(C, PORT) == "q"
+    bench.claim(C, Pod("r"))
+    assert bench.judged(C) in {Why.LOST, Why.SHARED}
 
 
 def test_one_device_for_many_pods_changes_nothing() -> None:

@@ -18,12 +18,14 @@ from metaproxy.netlink import Fact, Forwarding, Link, Neighbour, Route
 BRIDGE = 1
 ROUTED = ("10.0.0.1", "10.0.0.2")
 BRIDGED = ("10.1.0.1", "10.1.0.2")
+TWINS = ("10.2.0.1", "10.2.0.2")
+"""The other addresses of the bridged pods, in the same order: of another family, as it were."""
 THIEF = "10.1.0.9"
-ADDRESSES = ROUTED + BRIDGED
+ADDRESSES = ROUTED + BRIDGED + TWINS
 NOWHERE = b"\6\0\0\0\0\1"
 """A hardware address that no bridge has learnt."""
 
-_NETWORK = {"10.0.0.0": 0x0A000000, "10.1.0.0": 0x0A010000}
+_NETWORKS = (0x0A010000, 0x0A020000)
 
 
 @dataclass
@@ -33,6 +35,16 @@ class Living:
     uid: str
     device: int
     hardware: bytes
+
+
+def first(address: str) -> str:
+    """By which of its pod's addresses that pod begins and dies."""
+    return BRIDGED[TWINS.index(address)] if address in TWINS else address
+
+
+def all_of(address: str) -> tuple[str, ...]:
+    """All addresses of the pod that is at that first one."""
+    return (address, TWINS[BRIDGED.index(address)]) if address in BRIDGED else (address,)
 
 
 def host_route(address: str, device: int, *, gone: bool = False) -> Route:
@@ -57,8 +69,9 @@ def _about(fact: Fact) -> object:
 class World:
     """The truth, what of it was told, and the directory that was told it. Each step is one thing that happens."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, *, silent: bool = False) -> None:
         self.chance = chance
+        self.silent = silent
         self.directory = Directory()
         self.table = Table()
         self.holders: dict[str, Living | None] = dict.fromkeys((*ADDRESSES, THIEF))
@@ -72,7 +85,7 @@ class World:
         self.directory.blind(False)
         for fact in (
             Link(index=BRIDGE, bridge=True, up=True, life=(b"bridge",)),
-            Route(network=_NETWORK["10.1.0.0"], version=4, length=24, link=BRIDGE),
+            *(Route(network=network, version=4, length=24, link=BRIDGE) for network in _NETWORKS),
         ):
             self.say(fact)
         for address in self.holders:
@@ -98,13 +111,15 @@ class World:
 
     def begin(self, address: str) -> None:
         """A pod starts at the address, if nobody is there, on a device of its own."""
+        address = first(address)
         if self.holders[address] is not None:
             return
         self.changes += 1
         self.births += 1
         device = next(index for index in range(BRIDGE + 1, 100) if index not in self.devices)
         living = Living(f"pod{self.births}", device, b"\2" + self.births.to_bytes(5))
-        self.holders[address], self.devices[device] = living, living.uid
+        self.holders.update(dict.fromkeys(all_of(address), living))
+        self.devices[device] = living.uid
         self.version += 1
         self.api[living.uid] = Pod(uid=living.uid, namespace="n", name=living.uid, version=self.version)
         self.say(Link(index=device, up=True, life=(living.uid.encode(),)))
@@ -112,7 +127,9 @@ class World:
             self.say(host_route(address, device))
 
     def resolve(self, address: str) -> None:
-        """The kernel learns from the pod itself where on the bridge it is."""
+        """The kernel learns from the pod itself where on the bridge it is, unless that is a thief that keeps silent."""
+        if address == THIEF and self.silent:
+            return
         if (living := self.holders[address]) is not None and address not in ROUTED:
             facts: list[Fact] = [
                 Neighbour(link=BRIDGE, address=address, hardware=living.hardware),
@@ -135,11 +152,13 @@ class World:
 
     def die(self, address: str) -> None:
         """The pod ends in the kernel; nobody else knows."""
+        address = first(address)
         if (living := self.holders[address]) is None or address == THIEF:
             return
         self.changes += 1
-        self.resolve(address)
-        self.holders[address] = None
+        for each in all_of(address):
+            self.resolve(each)
+        self.holders.update(dict.fromkeys(all_of(address)))
         del self.devices[living.device]
         if address in ROUTED and self.chance.random() < 0.5:
             self.say(host_route(address, living.device, gone=True))
@@ -151,6 +170,24 @@ class World:
         for key in [k for k, f in self.facts.items() if isinstance(f, Forwarding) and f.port == living.device]:
             del self.facts[key]
         self.say(Link(index=living.device, life=(living.uid.encode(),), gone=True))
+
+    def renew(self) -> None:
+        """Another pod is the thief, whose port nobody knows yet."""
+        thief = self.holders[THIEF]
+        assert thief is not None
+        self.holders[THIEF] = None
+        del self.devices[thief.device]
+        for key in [k for k, f in self.facts.items() if isinstance(f, Forwarding) and f.port == thief.device]:
+            del self.facts[key]
+        self.say(Link(index=thief.device, life=(thief.uid.encode(),), gone=True))
+        self.delete(thief.uid)
+        self.begin(THIEF)
+        living = self.holders[THIEF]
+        assert living is not None
+        self.write(living.uid)
+        while self.events:
+            self.deliver()
+        self.silent = True
 
     def attack(self, address: str) -> None:
         """The thief answers for it: with its own hardware address, a new one, the victim's, or from nowhere."""
@@ -254,6 +291,7 @@ class World:
 
     def settle(self) -> None:
         """All that is late comes: the kernel is heard, the dead are deleted, the kubelet has looked at the living."""
+        self.silent = False
         self.dump()
         for uid in list(self.api):
             self.delete(uid)
