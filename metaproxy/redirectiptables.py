@@ -87,6 +87,17 @@ def empty_tables(saved: str) -> list[str]:
     ]
 
 
+def empty_chains(saved: str) -> list[tuple[str, str]]:
+    """Tables and chains from which we have jumped, that hold nothing and let everything pass: made for us likewise."""
+    lines = saved.splitlines()
+    return [
+        (table, base)
+        for table, jumps in JUMPS.items()
+        for base, _ in jumps
+        if _rules(saved, table).get(base) == [] and f":{base} ACCEPT" in {line.partition(" [")[0] for line in lines}
+    ]
+
+
 def has_rules(saved: str) -> bool:
     """Whether somebody else keeps rules there: what the host uses."""
     return any(

@@ -268,6 +268,8 @@ def _remove_rules(backend: Backend, of: tuple[Family, ...]) -> None:
             continue
         run(*restore(backend, family), stdin=redirectiptables.removal(_saved(backend, family)))
         if backend == "iptables-nft":
-            # iptables-nft makes a table when it is first used, and never unmakes it.
+            # iptables-nft makes tables and chains when they are first used, and never unmakes them.
             for table in redirectiptables.empty_tables(_saved(backend, family)):
                 run("nft", "delete", "table", family.nft, table, accept=_GONE)
+            for table, chain in redirectiptables.empty_chains(_saved(backend, family)):
+                run("nft", "delete", "chain", family.nft, table, chain, accept=_GONE)

@@ -2,7 +2,16 @@
 
 import pytest
 
-from metaproxy.redirectiptables import JUMPS, chains, empty_tables, findings, has_rules, removal, restoration
+from metaproxy.redirectiptables import (
+    JUMPS,
+    chains,
+    empty_chains,
+    empty_tables,
+    findings,
+    has_rules,
+    removal,
+    restoration,
+)
 from metaproxy.redirectplan import IPV4, IPV6, Plan
 
 PLAN = Plan()
@@ -135,6 +144,12 @@ def test_tables_that_nobody_uses() -> None:
     assert empty_tables(CLEAN) == ["raw"]
     assert empty_tables("*raw\n:PREROUTING ACCEPT [0:0]\n:MINE - [0:0]\nCOMMIT\n") == []
     assert empty_tables("") == []
+
+
+def test_chains_that_nobody_uses() -> None:
+    """Of those from which we jump: with a rule or a policy they are somebody's."""
+    assert empty_chains(CLEAN) == [("raw", "PREROUTING"), ("filter", "INPUT")]
+    assert empty_chains("") == []
 
 
 def test_what_the_host_uses() -> None:
