@@ -83,11 +83,9 @@ class World:
         self.version = self.births = self.changes = 0
         self.blind = False
         self.directory.blind(False)
-        for fact in (
-            Link(index=BRIDGE, bridge=True, up=True, life=(b"bridge",)),
-            *(Route(network=network, version=4, length=24, link=BRIDGE) for network in _NETWORKS),
-        ):
-            self.say(fact)
+        self.say(Link(index=BRIDGE, bridge=True, up=True, life=(b"bridge",)))
+        for network in _NETWORKS:
+            self.say(Route(network=network, version=4, length=24, link=BRIDGE))
         for address in self.holders:
             self.begin(address)
             living = self.holders[address]
