@@ -364,6 +364,17 @@ async def test_others_run_between_words(monkeypatch: pytest.MonkeyPatch) -> None
         assert (heard, turns) == (6, [2])
 
 
+async def test_some_words_at_once_are_no_storm() -> None:
+    """What a pod's start makes the kernel say is read in one turn, before any request and without anybody's loss."""
+    async with bench() as b:
+        b.witness.follow({POD: False})
+        for _ in range(5):
+            b.kernel.say(28, neighbour(MAC))
+        b.kernel.say(24, route(LOOPBACK, 32))
+        await b.sink.until_seen(Carrier(link=LOOPBACK, born=1))
+        assert b.sink.blinds == [False]
+
+
 async def test_more_than_is_read_in_a_turn_is_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others may run while words wait, so nobody is the owner meanwhile."""
     async with bench() as b:
