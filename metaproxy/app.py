@@ -104,6 +104,7 @@ class Agent:
                 "pods": lambda: None if self._finder.pods_synced else f"no list yet: {self._source.status()}",
                 "namespaces": lambda: None if self._finder.namespaces_synced else "no list yet",
                 "identity": self._sts.trouble,
+                "witness": lambda: None if self._witness is None else self._witness.deaf(),
                 "listener": lambda: None if self.addresses else "not listening yet",
             },
             details=self._details,

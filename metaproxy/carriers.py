@@ -85,12 +85,39 @@ class Table:
         self._next: _View | None = None
         self._said: set[object] = set()
         self._births = 0
+        self._watched: frozenset[tuple[int, bytes]] | None = None
         self._sights: dict[str, Carrier | None] = {}
 
     @property
     def sights(self) -> Mapping[str, Carrier | None]:
         """The addresses that are looked after, and their carriers as last looked at."""
         return self._sights
+
+    @property
+    def vlans(self) -> bool:
+        """Whether a bridge may know a hardware address several times."""
+        views = (self._view,) if self._next is None else (self._view, self._next)
+        return any(known.link.vlans for view in views for known in view.links.values())
+
+    @property
+    def pairs(self) -> frozenset[tuple[int, bytes]]:
+        """The bridges and hardware addresses whose ports tell where the wanted addresses are."""
+        return frozenset(
+            (index, hardware)
+            for view in ((self._view,) if self._next is None else (self._view, self._next))
+            for index, known in view.links.items()
+            if known.link.bridge
+            for address in self._sights
+            if (hardware := view.neighbours.get((index, address)))
+        )
+
+    def watch(self, pairs: frozenset[tuple[int, bytes]] | None) -> None:
+        """Only these are heard of; all, if None. What is said of others is neither kept nor believed later."""
+        self._watched = pairs
+        if pairs is not None:
+            for view in (self._view,) if self._next is None else (self._view, self._next):
+                for key in view.ports.keys() - pairs:
+                    del view.ports[key]
 
     def want(self, address: str) -> Carrier | None:
         """Look after an address from now on; its carrier now."""
@@ -126,7 +153,9 @@ class Table:
         return Seen(self._looked(list(self._sights)), dead)
 
     def heard(self, fact: Fact) -> Seen:
-        """A notification."""
+        """A notification, or an answer that is as new as one."""
+        if isinstance(fact, Forwarding) and not self._hears(fact):
+            return Seen({}, ())
         affected = self._affected(fact)
         known = self._view.links.get(fact.index) if isinstance(fact, Link) and fact.gone else None
         self._apply(self._view, fact)
@@ -134,6 +163,9 @@ class Table:
             self._said.add(_key(fact))
             self._apply(self._next, fact)
         return Seen(self._looked(affected), () if known is None else ((known.link.index, known.born),))
+
+    def _hears(self, fact: Forwarding) -> bool:
+        return self._watched is None or (fact.bridge, fact.hardware) in self._watched
 
     def _looked(self, addresses: Iterable[str]) -> dict[str, Carrier | None]:
         changed = {}

@@ -1,6 +1,6 @@
 """The wire of rtnetlink, as much of it as tells who carries an address: links, routes, neighbours, bridge forwarding.
 
-Knows: the layout of these four messages and of the requests for all of them.
+Knows: the layout of these four messages and of the requests for them, and where a message says what it is about.
 Must not know: sockets, what anybody concludes.
 
 An own reader instead of a library's: four kinds of message are a page, it costs neither memory nor a second loop, and
@@ -11,7 +11,8 @@ Sources: linux/netlink.h, rtnetlink.h, if_link.h, neighbour.h.
 
 import ipaddress
 import struct
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 GROUPS = 1 << 0 | 1 << 2 | 1 << 6 | 1 << 10
@@ -40,16 +41,29 @@ _VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 """Reachable, stale, delay, probe, noarp, permanent: the states in which a neighbour's hardware address is in use."""
 _PERMANENT = 0x80
 _PROXY = 0x08
+_HARDWARE, _MASTER = 2, 9
+_NEIGHBOURLY = (struct.pack("=H", _NEW_NEIGHBOUR), struct.pack("=H", _DEL_NEIGHBOUR))
+_FIRST = _ATTRIBUTE.pack(_ATTRIBUTE.size + 6, _HARDWARE)
+"""With what the attributes of a bridge's word on a hardware address begin."""
+_TOLD = 38
+"""Bytes up to the end of that hardware address."""
+_INSTRUCTION = struct.Struct("=HBBI")
+_INSTRUCTIONS = 4096
+"""What the kernel takes of a program for a socket."""
 _TYPE = 0x3FFF
 """An attribute's type without the flags in its highest bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A network device. `life` tells devices apart that may have had one index; `gone`: it is not there any more."""
+    """A network device. `life` tells devices apart that may have had one index; `gone`: it is not there any more.
+
+    `vlans`: a bridge that knows a hardware address once for each VLAN.
+    """
 
     index: int
     bridge: bool = False
+    vlans: bool = False
     up: bool = False
     life: tuple[bytes, ...] = ()
     gone: bool = False
@@ -90,9 +104,10 @@ class Forwarding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """The answer is whole, unless `broken`: then it has to be asked for again."""
+    """The answer is whole, unless `broken`: then ask again. `error` is the kernel's number for why."""
 
     broken: bool = False
+    error: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +119,63 @@ Fact = Link | Route | Neighbour | Forwarding
 Message = Fact | End | Overrun
 
 
-def requests() -> tuple[bytes, ...]:
-    """What asks for everything there is, one after the other; each is to be sealed with a number."""
-    return (
+def requests(*, forwarding: bool) -> tuple[bytes, ...]:
+    """What asks for everything there is, one after the other; each is to be sealed with a number.
+
+    Bridges' forwarding tables only if wanted: any pod can make them as large as it likes.
+    """
+    requests = (
         _request(_GET_LINK, _LINK.pack(_UNSPECIFIED, 0, 0, 0, 0)),
         _request(_GET_ROUTE, _ROUTE.pack(_INET, 0, 0, 0, 0, 0, 0, 0, 0)),
         _request(_GET_ROUTE, _ROUTE.pack(_INET6, 0, 0, 0, 0, 0, 0, 0, 0)),
         _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_UNSPECIFIED, 0, 0, 0, 0)),
-        _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_BRIDGE, 0, 0, 0, 0)),
     )
+    return (*requests, _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_BRIDGE, 0, 0, 0, 0))) if forwarding else requests
+
+
+def port_request(bridge: int, hardware: bytes) -> bytes:
+    """What asks for a bridge's port to one hardware address (Linux 5.0); to be sealed. One message answers it."""
+    wanted = _attribute(_HARDWARE, hardware) + _attribute(_MASTER, struct.pack("=I", bridge))
+    return _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_BRIDGE, 0, 0, 0, 0) + wanted, flags=_REQUEST)
+
+
+def unwanted(data: bytes, hardware: Collection[bytes]) -> bool:
+    """Whether the datagram is but a bridge's word on a hardware address that is none of these; without parsing it."""
+    return data[28:32] == _FIRST and data[4:6] in _NEIGHBOURLY and _is_notice(data) and data[32:38] not in hardware
+
+
+def sieve(hardware: Collection[bytes]) -> bytes:
+    """The same as a program by which the kernel itself throws them away (classic BPF), empty if there are too many.
+
+    A pod can make the kernel say such things hundreds of thousands of times a second.
+    """
+    load_half, load_word, load_byte, length, equal, at_least, leave, jump = 0x28, 0x20, 0x30, 0x80, 0x15, 0x35, 6, 5
+    new, gone = (int.from_bytes(each) for each in _NEIGHBOURLY)
+    head = [
+        (length, 0, 0, 0),
+        (at_least, 0, 10, _TOLD),
+        (load_half, 0, 0, 4),
+        (equal, 1, 0, new),
+        (equal, 0, 7, gone),
+        (load_word, 0, 0, 12),
+        (equal, 0, 5, 0),
+        (load_byte, 0, 0, 16),
+        (equal, 0, 3, _BRIDGE),
+        (load_word, 0, 0, 28),
+        (equal, 0, 1, int.from_bytes(_FIRST)),
+        (jump, 0, 0, 1),
+        (leave, 0, 0, 0xFFFFFFFF),
+    ]
+    for each in sorted(each for each in hardware if len(each) == 6):  # noqa: PLR2004  Ethernet's
+        head += [
+            (load_word, 0, 0, 32),
+            (equal, 0, 3, int.from_bytes(each[:4])),
+            (load_half, 0, 0, 36),
+            (equal, 0, 1, int.from_bytes(each[4:])),
+            (leave, 0, 0, 0xFFFFFFFF),
+        ]
+    head.append((leave, 0, 0, 0))
+    return b"".join(_INSTRUCTION.pack(*each) for each in head) if len(head) <= _INSTRUCTIONS else b""
 
 
 def sealed(request: bytes, sequence: int) -> bytes:
@@ -138,14 +201,24 @@ def messages(data: bytes) -> Iterator[tuple[int, int, Message]]:
         offset += (length + 3) & ~3
 
 
-def _request(kind: int, body: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, 0, 0) + body
+def _is_notice(data: bytes) -> bool:
+    """Nobody asked for it, and it is about a bridge."""
+    return data[12:17] == bytes((0, 0, 0, 0, _BRIDGE)) and len(data) >= _TOLD
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _request(kind: int, body: bytes, *, flags: int = _REQUEST | _DUMP) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
 
 
 def _message(kind: int, body: bytes) -> Message | None:
     if kind in {_DONE, _ERROR}:
         # The last message of a list carries the error that ended it, 0 is none.
-        return End(broken=kind == _ERROR or any(body[:4]))
+        error = -int.from_bytes(body[:4], sys.byteorder, signed=True)
+        return End(broken=kind == _ERROR or error != 0, error=error)
     if kind == _OVERRUN:
         return Overrun()
     try:
@@ -167,19 +240,21 @@ def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
 
 
 def _number(data: bytes | None) -> int:
-    return int.from_bytes(data, "little" if _HEADER.pack(1, 0, 0, 0, 0)[0] else "big") if data else 0
+    return int.from_bytes(data, sys.byteorder) if data else 0
 
 
 def _link(body: bytes, gone: bool) -> Link | None:
-    address, name, peer, info, kind, netns = 1, 3, 5, 18, 1, 37
+    address, name, peer, info, kind, detail, filtering, netns = 1, 3, 5, 18, 1, 2, 7, 37
     family, _, index, flags, _ = _LINK.unpack_from(body)
     if family == _BRIDGE:
         return None  # about a bridge's port: its forwarding entries tell the same
     has = _attributes(body, _LINK.size)
-    what = _attributes(has.get(info, b""), 0).get(kind, b"").rstrip(b"\0")
+    about = _attributes(has.get(info, b""), 0)
+    what = about.get(kind, b"").rstrip(b"\0")
     return Link(
         index=index,
         bridge=what == b"bridge",
+        vlans=what == b"bridge" and any(_attributes(about.get(detail, b""), 0).get(filtering, b"")),
         up=bool(flags & _UP),
         # A bridge's own hardware address follows its ports', and its life does not end with one of them.
         life=(what,) if what == b"bridge" else tuple(has.get(each, b"") for each in (address, name, peer, netns)),
@@ -210,7 +285,7 @@ def _route(body: bytes, gone: bool) -> Route | None:
 
 
 def _neighbour(body: bytes, gone: bool) -> Neighbour | Forwarding | None:
-    destination, hardware, vlan, master = 1, 2, 5, 9
+    destination, hardware, vlan, master = 1, _HARDWARE, 5, _MASTER
     family, index, state, flags, _ = _NEIGHBOUR.unpack_from(body)
     has = _attributes(body, _NEIGHBOUR.size)
     if family == _BRIDGE:

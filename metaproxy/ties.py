@@ -370,7 +370,7 @@ class Ties(Generic[ClaimT]):
                 return Why.LOST
         elif not self._free(device, address, claim.uid):
             return Why.SHARED
-        elif any(each.uid != claim.uid for each in self._open(sight.bridge)):
+        elif self._open(sight.bridge):
             return Why.UNSETTLED
         self._ports[claim.uid, sight.bridge] = _Port(device)
         tenant = self._tenants.setdefault(device, _Tenant(claim.uid, sight.bridge, set()))

@@ -3,15 +3,22 @@
 Knows: a socket of rtnetlink, when everything has to be asked anew, how to make the kernel look for an address.
 Must not know: what pods are, what a carrier means for an owner.
 
+A bridge's forwarding table is never asked for as a whole, and what is said of hardware addresses that no pod has does
+not even arrive: a pod can make up hundreds of thousands of them, and silence the agent for the whole node by that. The
+two exceptions are kernels before Linux 5.0, which cannot be asked for one, and bridges that know VLANs.
+
 No privilege is needed: anybody may listen. Messages can be lost when they come faster than they are read; the kernel
 says so, and everything is asked for again. Until it is there, or while more waits than is read in a turn, nothing is
 certain, and it is reported so.
 """
 
 import asyncio
+import ctypes
+import errno
 import random
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import count
@@ -21,7 +28,7 @@ import structlog
 
 from metaproxy import netlink
 from metaproxy.carriers import Carrier, Device, Seen, Table
-from metaproxy.netlink import End, Overrun
+from metaproxy.netlink import End, Forwarding, Overrun
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()
@@ -58,6 +65,12 @@ DISCARD = 9
 
 IP_PKTINFO = 8
 """Linux's number of the option that names a datagram's device; Python has no name for it."""
+
+ATTACH_FILTER, DETACH_FILTER = 26, 27
+"""Linux's numbers of the options that give a socket a program to throw away what it does not want, and take it."""
+
+ASKED_AT_ONCE = 32
+"""Ports that are asked for before the first answer is read: so many fit into any buffer."""
 
 _PACKET_INFO = struct.Struct("=iII")
 
@@ -115,12 +128,24 @@ class Witness:
         self._homes: dict[str, Carrier] = {}
         self._last: dict[str, Carrier] = {}
         self._asked: dict[str, asyncio.TimerHandle] = {}
+        # Bridges' ports that are to be asked for, that have been, and of which something was said since they were.
+        self._sought: deque[tuple[int, bytes]] = deque()
+        self._seeking: dict[int, tuple[int, bytes]] = {}
+        self._said: set[tuple[int, bytes]] = set()
+        self._watched: frozenset[tuple[int, bytes]] = frozenset()
+        self._hardware: frozenset[bytes] = frozenset()
+        self._by_table = self._old = self._listing = False
         self._whole = self._behind = False
         self._trouble = "not listening yet"
+        self._deaf = ""
 
     def status(self) -> str:
         """One line for a person."""
         return self._trouble or "listening to the kernel"
+
+    def deaf(self) -> str | None:
+        """Why the kernel will never be heard; None if it can be."""
+        return self._deaf or None
 
     def follow(self, addresses: Mapping[str, bool]) -> None:
         """These addresses matter, and no others; each with whether it is to be looked for, too."""
@@ -132,6 +157,7 @@ class Witness:
             self._homes.pop(address, None)
         new = {address: self._table.want(address) for address in addresses if address not in self._table.sights}
         self._report(Seen({address: sight for address, sight in new.items() if sight is not None}, ()))
+        self._tune()
         for address in self._claimed:
             self._mind(address)
 
@@ -141,9 +167,13 @@ class Witness:
             try:
                 self._open(stack)
             except OSError as error:
-                # Where there is nothing to be heard nothing is taken from anybody.
-                self._trouble = f"the kernel cannot be heard: {error}"
-                log.error("the kernel cannot be heard", error=str(error))  # noqa: TRY400  a trace would help nobody
+                # The API server's word alone counts then, which nobody asked for: the agent is not ready.
+                self._trouble = self._deaf = f"the kernel cannot be heard: {error}"
+                log.error(  # noqa: TRY400  a trace would help nobody
+                    "the kernel cannot be heard: who has which address is the API server's word alone",
+                    error=str(error),
+                    remedy="let the agent open netlink sockets, or say --caller.witness=off if you want no witness",
+                )
                 self._sink.blind(False)
                 await asyncio.Event().wait()
             reason: Reason = "start"
@@ -161,6 +191,7 @@ class Witness:
             else:
                 self._probes[version] = stack.enter_context(probe)
         self._socket = listening
+        self._sift()
         stack.callback(self._close)
         self._listen()
 
@@ -184,8 +215,14 @@ class Witness:
         self._metrics.counter("witness_dumps_total", reason=reason).inc()
         self._ended.clear()
         self._outcome = None
+        self._listing = False
+        self._by_table = self._old or self._table.vlans
+        self._table.watch(None if self._by_table else self._watched)
+        self._sift()
+        self._sought.clear()
+        self._seeking.clear()
         self._table.begin()
-        self._requests = iter(netlink.requests())
+        self._requests = iter(netlink.requests(forwarding=self._by_table))
         self._ask()
         try:
             async with asyncio.timeout(PATIENCE):
@@ -213,18 +250,67 @@ class Witness:
         """Send the next request, or be done."""
         request = next(self._requests, None)
         if request is None:
-            self._awaited = 0
-            self._report(self._table.finish())
-            self._whole, self._trouble = True, ""
-            self._sink.blind(self._behind)
-            self._ended.set()
+            self._awaited, self._listing = 0, True
+            self._tune(anew=True)
             return
         self._awaited = next(self._sequence)
         assert self._socket is not None  # noqa: S101  only while running
         self._socket.send(netlink.sealed(request, self._awaited))
 
+    def _tune(self, *, anew: bool = False) -> None:
+        """Hear of the ports that matter now and of no others, and ask for those that were not heard of before."""
+        if self._socket is None:
+            return
+        if self._table.vlans and not self._by_table:
+            self._again("broken")
+        elif not self._by_table and (anew or self._table.pairs != self._watched):
+            before, self._watched = self._watched, self._table.pairs
+            self._table.watch(self._watched)
+            # First this: what changes after the answer was made is to be heard.
+            self._sift()
+            self._sought.extend(self._watched if anew else self._watched - before)
+        self._seek()
+
+    def _seek(self) -> None:
+        """Ask for ports; when no answer is due any more, everything is there."""
+        assert self._socket is not None  # noqa: S101  only while running
+        while self._sought and len(self._seeking) < ASKED_AT_ONCE:
+            pair, number = self._sought.popleft(), next(self._sequence)
+            self._seeking[number] = pair
+            self._said.discard(pair)
+            self._socket.send(netlink.sealed(netlink.port_request(*pair), number))
+        if not self._seeking:
+            self._said.clear()
+        if self._listing and not self._seeking:
+            self._listing = False
+            self._report(self._table.finish())
+            self._whole, self._trouble = True, ""
+            self._sink.blind(self._behind)
+            self._ended.set()
+
+    def _sift(self) -> None:
+        """Let the kernel throw away what nobody wants to hear, before it can fill the socket."""
+        assert self._socket is not None  # noqa: S101  only while running
+        self._hardware = frozenset(hardware for _, hardware in self._watched)
+        program = b"" if self._by_table else netlink.sieve(self._hardware)
+        try:
+            if program:
+                held = ctypes.create_string_buffer(program, len(program))
+                count = len(program) // struct.calcsize("=HBBI")
+                self._socket.setsockopt(
+                    socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("@HP", count, ctypes.addressof(held))
+                )
+            else:
+                self._socket.setsockopt(socket.SOL_SOCKET, DETACH_FILTER, 0)
+        except OSError as error:
+            # Then it is read and thrown away here.
+            if error.errno != errno.ENOENT:
+                log.info("the kernel does not sift what it says", error=str(error))
+
     def _again(self, reason: Reason) -> None:
-        self._awaited = 0
+        self._awaited, self._listing = 0, False
+        self._sought.clear()
+        self._seeking.clear()
         self._outcome = reason
         self._ended.set()
 
@@ -248,18 +334,33 @@ class Witness:
                 self._listen()
                 self._lost(error)
                 continue
-            for port, sequence, message in netlink.messages(data):
-                if isinstance(message, Overrun):
-                    self._lost("overrun")
-                elif port == self._port:
-                    self._answered(sequence, message)
-                elif not isinstance(message, End):
-                    self._report(self._table.heard(message))
+            if self._by_table or not netlink.unwanted(data, self._hardware):
+                self._read(data)
         if not self._behind:
             self._behind = True
             self._sink.blind(True)
+        # Perhaps that was all, and then nobody would call.
+        asyncio.get_running_loop().call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        if self._behind and self._socket is not None:
+            self._readable()
+
+    def _read(self, data: bytes) -> None:
+        for port, sequence, message in netlink.messages(data):
+            if isinstance(message, Overrun):
+                self._lost("overrun")
+            elif port == self._port:
+                self._answered(sequence, message)
+            elif not isinstance(message, End):
+                if self._seeking and isinstance(message, Forwarding):
+                    self._said.add((message.bridge, message.hardware))
+                self._report(self._table.heard(message))
 
     def _answered(self, sequence: int, message: netlink.Fact | End) -> None:
+        if (pair := self._seeking.pop(sequence, None)) is not None:
+            self._found(pair, message)
+            return
         if sequence != self._awaited:
             return  # of a dump that was given up
         if not isinstance(message, End):
@@ -268,6 +369,17 @@ class Witness:
             self._again("broken")
         else:
             self._ask()
+
+    def _found(self, pair: tuple[int, bytes], message: netlink.Fact | End) -> None:
+        """A port, or that the bridge knows none; unless what was said while the answer was on its way is newer."""
+        if isinstance(message, End):
+            if message.error in {errno.EINVAL, errno.EOPNOTSUPP}:
+                self._old = True
+                self._again("broken")
+                return
+        elif pair not in self._said:
+            self._report(self._table.heard(message))
+        self._seek()
 
     def _lost(self, error: object) -> None:
         if self._whole:
@@ -288,6 +400,8 @@ class Witness:
             self._sink.saw(seen.sights, seen.dead)
         for address in seen.sights:
             self._mind(address)
+        if seen.sights and not self._listing:
+            self._tune()
 
     def _note(self, address: str, sight: Carrier | None, dead: tuple[Device, ...]) -> None:
         """Remember the port that the address has left."""

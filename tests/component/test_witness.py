@@ -1,6 +1,7 @@
 """The witness and a kernel that is scripted, over a real socket; and the real one, as far as that shows anything."""
 
 import asyncio
+import errno
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -75,16 +76,21 @@ class Kernel:
         self.near.setblocking(False)
         self.far.setblocking(False)
         self.there: list[tuple[int, bytes]] = [LINKS]
-        self.answers, self.breaks, self.dumps = True, 0, 0
+        self.answers, self.breaks, self.dumps, self.ports = True, 0, 0, 0
+        self.refuses = 0
+        self.said: list[tuple[int, bytes]] = []
         self.asked = asyncio.Event()
         asyncio.get_running_loop().add_reader(self.far, self._asked)
 
     def _asked(self) -> None:
         request = self.far.recv(1 << 16)
-        _, kind, _, number, _ = struct.unpack_from("=IHHII", request)
+        _, kind, asks, number, _ = struct.unpack_from("=IHHII", request)
         self.dumps += kind == 18
         self.asked.set()
         if not self.answers:
+            return
+        if kind == 30 and not asks & 0x300:
+            self._asked_port(request, number)
             return
         flags = 0
         if self.breaks:
@@ -95,8 +101,21 @@ class Kernel:
                 self.far.send(message(what, body, flags=2 | flags, number=number, port=PORT))
         self.far.send(message(3, bytes(4), flags=flags, number=number, port=PORT))
 
+    def _asked_port(self, request: bytes, number: int) -> None:
+        self.ports += 1
+        known = [body for what, body in self.there + self.said if what == 28 and body[:1] == b"\7"]
+        found = [body for body in known if body[16:22] == request[32:38]]
+        if found and not self.refuses:
+            self.far.send(message(28, found[-1], number=number, port=PORT))
+        else:
+            self.far.send(message(2, struct.pack("=i", -(self.refuses or errno.ENOENT)), number=number, port=PORT))
+
     def say(self, kind: int, body: bytes = b"") -> None:
-        """A notification."""
+        """A notification; what it says of a bridge's ports is so from now on."""
+        if kind == 28 and body[:1] == b"\7":
+            self.said.append((kind, body))
+        elif kind == 17:
+            self.said.clear()
         self.far.send(message(kind, body))
 
     def close(self) -> None:
@@ -325,6 +344,39 @@ async def test_a_kernel_that_does_not_answer_is_not_believed(monkeypatch: pytest
         assert b.witness.status() == "listening to the kernel"
 
 
+async def test_others_run_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storm of them is read in turns, so that what else is due waits for one turn and not for all."""
+    async with bench() as b:
+        b.kernel.far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        turns: list[int] = []
+        heard = 0
+
+        def count(data: bytes) -> None:
+            nonlocal heard
+            heard += 1
+            # Whatever else the loop has to do is due from the first word on.
+            if heard == 1:
+                asyncio.get_running_loop().call_soon(lambda: turns.append(heard))
+
+        monkeypatch.setattr(b.witness, "_read", count)
+        monkeypatch.setattr(witness, "TURN", 2)
+        for _ in range(6):
+            b.kernel.say(28, neighbour(MAC))
+        await b.sink.until_blind(False, True, False)
+        assert (heard, turns) == (6, [2])
+
+
+async def test_some_words_at_once_are_no_storm() -> None:
+    """What a pod's start makes the kernel say is read in one turn, before any request and without anybody's loss."""
+    async with bench() as b:
+        b.witness.follow({POD: False})
+        for _ in range(5):
+            b.kernel.say(28, neighbour(MAC))
+        b.kernel.say(24, route(LOOPBACK, 32))
+        await b.sink.until_seen(Carrier(link=LOOPBACK, born=1))
+        assert b.sink.blinds == [False]
+
+
 async def test_more_than_is_read_in_a_turn_is_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others may run while words wait, so nobody is the owner meanwhile."""
     async with bench() as b:
@@ -336,8 +388,66 @@ async def test_more_than_is_read_in_a_turn_is_uncertain(monkeypatch: pytest.Monk
         assert b.dumps("overrun") is None, "nothing was lost"
 
 
-async def test_where_no_kernel_can_be_heard_nothing_is_taken() -> None:
-    """It is said, and claims decide alone."""
+async def test_a_bridges_table_is_not_asked_for() -> None:
+    """But the ports of the addresses that matter, one by one; what is said of others does not even arrive."""
+    async with bench() as b:
+        b.kernel.there += [(16, bridge()), (24, route(BRIDGE)), (28, neighbour(MAC)), (28, forwarding(MAC))]
+        b.kernel.say(4)
+        await b.sink.until_blind(False, True, False)
+        assert b.kernel.ports == 0, "nobody wants to know"
+        b.witness.follow({POD: False})
+        await b.sink.until_seen(HERE)
+        assert b.kernel.ports == 1
+        for number in range(100):
+            b.kernel.far.send(message(28, forwarding(number.to_bytes(6))))
+        with pytest.raises(BlockingIOError):
+            b.kernel.near.recv(1)
+        b.kernel.say(28, forwarding(MAC, 9))
+        await b.sink.until_seen(Carrier(bridge=BRIDGE, hardware=MAC))
+        assert b.witness._table._view.ports.keys() == {(BRIDGE, MAC)}
+        assert b.kernel.ports == 1
+
+
+async def test_what_is_said_while_an_answer_is_on_its_way_is_newer() -> None:
+    """A port that was read before it changed, and is delivered after."""
+    async with bench() as b:
+        b.kernel.there += [(16, bridge()), (24, route(BRIDGE)), (28, neighbour(MAC)), (28, forwarding(MAC, 9))]
+        b.kernel.say(4)
+        await b.sink.until_blind(False, True, False)
+        b.kernel.answers = False
+        b.witness.follow({POD: False})
+        ((number, _),) = b.witness._seeking.items()
+        b.kernel.say(28, forwarding(MAC))
+        b.kernel.far.send(message(28, forwarding(MAC, 9), number=number, port=PORT))
+        await b.sink.until_seen(HERE)
+        b.kernel.answers = True
+        b.kernel.say(28, neighbour(OTHER))
+        await b.sink.until_seen(Carrier(bridge=BRIDGE, hardware=OTHER))
+        assert b.witness._table.sights[POD] == Carrier(bridge=BRIDGE, hardware=OTHER)
+
+
+@pytest.mark.parametrize("why", ["an old kernel", "VLANs"])
+async def test_a_bridges_table_is_asked_for_where_there_is_no_other_way(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel cannot be asked for one, or the bridge may know an address several times."""
+    monkeypatch.setattr(witness, "PAUSE", 0.0)
+    async with bench() as b:
+        vlans = attribute(18, attribute(1, b"bridge\0") + attribute(2, attribute(7, b"\1")))
+        there = bridge() if why == "an old kernel" else struct.pack("=BxHiII", 0, 1, BRIDGE, 1, 0) + vlans
+        b.kernel.refuses = errno.EOPNOTSUPP
+        b.kernel.there += [(16, there), (24, route(BRIDGE)), (28, neighbour(MAC)), (28, forwarding(MAC))]
+        b.witness.follow({POD: False})
+        b.kernel.say(16, there)
+        b.kernel.say(4)
+        await b.sink.until_seen(HERE)
+        assert b.kernel.ports == (why == "an old kernel")
+        b.kernel.say(28, forwarding(MAC, 9))
+        await b.sink.until_seen(Carrier(bridge=BRIDGE, hardware=MAC))
+
+
+async def test_where_no_kernel_can_be_heard_the_agent_is_not_ready() -> None:
+    """It is said as an error, and why; nothing is taken from anybody."""
     sink = Sink()
 
     def refuse() -> tuple[socket.socket, int]:
@@ -345,8 +455,11 @@ async def test_where_no_kernel_can_be_heard_nothing_is_taken() -> None:
 
     made = Witness(sink, Metrics(), connect=refuse)
     task = asyncio.create_task(made.run())
-    await sink.until_blind(False)
-    assert made.status() == "the kernel cannot be heard: no such family"
+    assert made.deaf() is None
+    with capture_logs() as logs:
+        await sink.until_blind(False)
+    assert [line["log_level"] for line in logs] == ["error"]
+    assert made.status() == made.deaf() == "the kernel cannot be heard: no such family"
     made.follow({POD: True})
     task.cancel()
     await asyncio.wait([task])
@@ -362,4 +475,4 @@ async def test_the_real_kernel_is_heard_without_privilege() -> None:
     assert LOOPBACK in made._table._view.links
     task.cancel()
     await asyncio.wait([task])
-    assert len(netlink.requests()) == 5
+    assert len(netlink.requests(forwarding=False)) == 4

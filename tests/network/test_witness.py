@@ -5,8 +5,10 @@ what the test wants it to, and so can be late for as long as that is asked of it
 """
 
 import itertools
+import os
 import random
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -342,6 +344,45 @@ def test_what_a_bridge_forgets_comes_back(tmp_path: Path, family: int) -> None:
         until(lambda: said(pod, family) == pod.role)
         print(f"IPv{family}: answered {since(begun):.2f} s after it was back")
         assert since(begun) < SOON
+
+
+def test_a_flood_of_hardware_addresses_silences_nobody(tmp_path: Path) -> None:
+    """A pod on the bridge makes up hundreds of thousands; others, on the bridge and off it, are answered meanwhile."""
+    with node(tmp_path, styles=("bridge", "proxyarp")) as world:
+        thief = on_bridge(world.lab, "thief", *THIEF)
+        world.knows(thief)
+        until(lambda: said(thief, 4) == thief.role)
+        with flood(thief):
+            begun, got = time.monotonic(), Counter[str]()
+            while since(begun) < 5.0:
+                for pod in world.lab.pods:
+                    got[pod.style] += said(pod, 4, patience=3.0) == pod.role
+        print(f"answered during the flood: {dict(got)}")
+        for pod in world.lab.pods:
+            assert got[pod.style] > 20
+            assert said(pod, 4, patience=3.0) == pod.role
+        late = routed(world.lab, "late", "10.244.9.9")
+        world.knows(late)
+        until(lambda: said(late, 4) == late.role)
+        assert world.metric('witness_dumps_total{reason="start"}') == 1
+
+
+@contextmanager
+def flood(pod: Pod) -> Iterator[None]:
+    """Frames from as many hardware addresses as a process can send."""
+    with pod.namespace.inside():
+        sending = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        sending.bind(("eth0", 0x88B5))
+    child = os.fork()
+    if not child:
+        while True:
+            sending.send(b"\xff" * 6 + b"\2" + os.urandom(5) + b"\x88\xb5" + bytes(46))
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        sending.close()
 
 
 def test_where_no_carrier_is_seen_it_is_said_and_nothing_changes(tmp_path: Path) -> None:

@@ -228,6 +228,42 @@ def test_a_flood_of_hardware_addresses_is_bounded(monkeypatch: pytest.MonkeyPatc
     assert table._view.ports[BRIDGE, (9_999).to_bytes(6)] == {(OTHER, 0)}
 
 
+def test_ports_that_are_not_watched_are_not_believed() -> None:
+    """Neither what is said of them, nor later what was known: what was not heard may have changed it."""
+    table = filled(*BRIDGED, neighbour(A, MAC), neighbour(B, MAC2), forwarding(MAC2, PORT), neighbour(SIX, MAC2, ETH))
+    assert table.pairs == {(BRIDGE, MAC)}
+    table.want(B)
+    assert table.pairs == {(BRIDGE, MAC), (BRIDGE, MAC2)}
+    table.begin()
+    table.heard(neighbour(B))
+    table.listed(link(BRIDGE, bridge=True))
+    table.listed(neighbour(A, MAC2))
+    assert table.pairs == {(BRIDGE, MAC), (BRIDGE, MAC2)}, "what is known, and what is listed"
+    table.heard(forwarding(MAC2, OTHER))
+    table.watch(frozenset({(BRIDGE, MAC)}))
+    assert table.heard(forwarding(MAC2, PORT)) == Seen({}, ())
+    assert table.heard(forwarding(MAC, PORT)).sights == {A: Carrier(link=PORT, born=2, bridge=BRIDGE, hardware=MAC)}
+    assert table._view.ports == {(BRIDGE, MAC): {(PORT, 0)}}
+    table.finish()
+    assert table._view.ports == {(BRIDGE, MAC): {(PORT, 0)}}
+    table.watch(frozenset())
+    assert table._view.ports == {}
+    table.watch(None)
+    table.heard(forwarding(MAC2, PORT))
+    assert table._view.ports == {(BRIDGE, MAC2): {(PORT, 0)}}
+
+
+def test_a_bridge_that_knows_vlans_is_noticed() -> None:
+    """In what is known, and in what is listed."""
+    table = filled(*BRIDGED)
+    known = [table.vlans]
+    table.begin()
+    table.listed(Link(index=9, bridge=True, vlans=True))
+    known.append(table.vlans)
+    table.finish()
+    assert [*known, table.vlans] == [False, True, True]
+
+
 ADDRESSES = (A, B, SIX)
 FACTS = st.one_of(
     st.builds(

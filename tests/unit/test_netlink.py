@@ -18,8 +18,11 @@ from metaproxy.netlink import (
     Overrun,
     Route,
     messages,
+    port_request,
     requests,
     sealed,
+    sieve,
+    unwanted,
 )
 
 RECORDED = zlib.decompress(
@@ -94,11 +97,11 @@ def test_what_a_kernel_wrote_is_read() -> None:
 
 def test_requests_are_numbered() -> None:
     """Five, each with the number that it is given, else as they were; the kernel tells answers by it."""
-    for number, request in enumerate(requests(), 1000):
+    for number, request in enumerate(requests(forwarding=True), 1000):
         numbered = sealed(request, number)
         assert struct.unpack_from("=IHHII", numbered)[3] == number
         assert (numbered[:8], numbered[12:]) == (request[:8], request[12:])
-    assert len(requests()) == 5
+    assert len(requests(forwarding=True)) == len(requests(forwarding=False)) + 1 == 5
 
 
 LINK = struct.pack("=BxHiII", 0, 1, 5, 1, 0)
@@ -115,9 +118,9 @@ HOST = Route(network=0x0A000001, version=4, length=32)
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (message(2, struct.pack("=i", -16)), [End(broken=True)]),
+        (message(2, struct.pack("=i", -16)), [End(broken=True, error=16)]),
         (message(3, struct.pack("=i", 0)), [End()]),
-        (message(3, struct.pack("=i", -4)), [End(broken=True)]),
+        (message(3, struct.pack("=i", -4)), [End(broken=True, error=4)]),
         (message(3, b""), [End()]),
         (message(3, b"", flags=0x10), [End(broken=True), End()]),
         (message(4, b""), [Overrun()]),
@@ -194,3 +197,88 @@ def test_almost_messages_are_left_out(kind: int, head: bytes, has: list[tuple[in
 def test_a_byte_that_is_another_breaks_nothing(place: int, value: int) -> None:
     """Nor does a real kernel's datagram with an error."""
     list(messages(RECORDED[:place] + bytes([value]) + RECORDED[place + 1 :]))
+
+
+def sifted(program: bytes, data: bytes) -> bool:
+    """Whether the program throws the datagram away; it is run as the kernel runs it."""
+    code = list(struct.iter_unpack("=HBBI", program))
+    accumulator = at = 0
+    while True:
+        kind, yes, no, number = code[at]
+        at += 1
+        match kind:
+            case 0x06:
+                return bool(number == 0)
+            case 0x05:
+                at += number
+            case 0x80:
+                accumulator = len(data)
+            case 0x15 | 0x35:
+                at += yes if (accumulator == number if kind == 0x15 else accumulator >= number) else no
+            case 0x20 | 0x28 | 0x30:
+                size = {0x20: 4, 0x28: 2, 0x30: 1}[kind]
+                if number + size > len(data):
+                    return True
+                accumulator = int.from_bytes(data[number : number + size])
+            case _:
+                raise AssertionError(kind)
+
+
+def notice(kind: int, body: bytes, *, port: int = 0) -> bytes:
+    """What nobody asked for, unless a port did."""
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, port) + body + bytes(-len(body) % 4)
+
+
+STRANGER = attribute(2, b"\2\0\0\0\0\x0a") + MASTER
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (notice(28, FORWARDING + STRANGER), True),
+        (notice(29, FORWARDING + STRANGER), True),
+        (notice(28, FORWARDING + attribute(2, b"\3" + POD[1:]) + MASTER), True),
+        (notice(28, FORWARDING + attribute(2, POD) + MASTER), False),
+        (notice(28, FORWARDING + attribute(2, b"\2\0\0\0\0\x0b") + MASTER), False),
+        (notice(28, FORWARDING + STRANGER, port=99), False),
+        (notice(28, FORWARDING + MASTER + attribute(2, b"\1" * 6)), False),
+        (notice(28, NEIGHBOUR + STRANGER), False),
+        (notice(24, ROUTE + TO), False),
+        (notice(16, LINK), False),
+        (notice(30, FORWARDING + STRANGER), False),
+        (notice(28, FORWARDING + attribute(2, POD))[:37], False),
+        (RECORDED, False),
+        (b"", False),
+    ],
+)
+def test_what_nobody_wants_is_thrown_away(data: bytes, expected: bool) -> None:
+    """A bridge's word on a hardware address of no pod, and nothing else; by the kernel's program exactly as here."""
+    wanted = frozenset({POD, b"\2\0\0\0\0\x0b", b"longer than Ethernet's"})
+    assert unwanted(data, wanted) is expected
+    assert sifted(sieve(wanted), data) is expected
+
+
+def test_a_program_that_the_kernel_would_not_take_is_none() -> None:
+    """So many pods are on no node."""
+    assert sieve(frozenset(number.to_bytes(6) for number in range(1000))) == b""
+    assert len(sieve(frozenset(number.to_bytes(6) for number in range(800)))) <= 4096 * 8
+
+
+def test_one_port_is_asked_for() -> None:
+    """By bridge and hardware address, and not as a list."""
+    request = sealed(port_request(6, POD), 8)
+    assert struct.unpack_from("=IHHII", request) == (len(request), 30, 1, 8, 0)
+    assert request[28:] == attribute(2, POD) + MASTER
+
+
+def test_a_bridge_that_knows_vlans_is_told() -> None:
+    """By what its link says of it."""
+    for says, vlans in (
+        (attribute(2, attribute(7, b"\1")), True),
+        (attribute(2, attribute(7, b"\0")), False),
+        (b"", False),
+    ):
+        about = attribute(18, attribute(1, b"bridge\0") + says)
+        (link,) = told(message(16, LINK + about))
+        assert isinstance(link, Link)
+        assert (link.bridge, link.vlans) == (True, vlans)

@@ -337,8 +337,9 @@ def test_a_pods_addresses_share_its_port() -> None:
     bench.ties.ended("p")
     assert (bench.judged(A), bench.judged(B)) == ("q", "q")
     bench.ties.saw({A: AWAITED, B: AWAITED})
+    bench.ties.ended("q")
     bench.claim(C, Pod("q"))
-    assert bench.see(C, PORT) == "q"
+    assert bench.see(C, PORT) == "q", "files can take a pod away and name it again, at other addresses"
     bench.claim(C, Pod("r"))
     assert bench.judged(C) in {Why.LOST, Why.SHARED}
 
