@@ -36,6 +36,9 @@ PATIENCE = 60.0
 TURN = 45.0
 """Seconds for a predecessor to end: more than a pod is given for that."""
 
+AGAIN = 0.5
+"""Seconds between two tries for what a predecessor still has: nobody tells when it has gone."""
+
 # linux/rtnetlink.h: links, IPv4 and IPv6 addresses, routes and routing rules, as a bit mask of groups.
 _ROUTE_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 _NETFILTER, _NFTABLES_GROUP = 12, 1 << 6
@@ -100,8 +103,11 @@ class Watch:
         outcome = "in_place"
         try:
             async with asyncio.timeout(PATIENCE):
-                report = await self._call(self._redirect.check)
-                if report.differs:
+                report = await self._checked()
+                if report is None:
+                    # What cannot be looked at may be gone: each layer that can be is put in place, and the rest named.
+                    report = await self._call(self._redirect.apply)
+                elif report.differs:
                     report = await self._repair(report)
                     outcome = "repaired"
         except (RedirectError, TimeoutError) as error:
@@ -115,6 +121,13 @@ class Watch:
             for note in report.notes:
                 log.warning("to be known", note=note)
         self.notes = report.notes
+
+    async def _checked(self) -> Report | None:
+        """What differs; None when it cannot be told."""
+        try:
+            return await self._call(self._redirect.check)
+        except RedirectError:
+            return None
 
     async def _repair(self, before: Report) -> Report:
         report = await self._call(self._redirect.apply)
@@ -174,7 +187,7 @@ async def _listened(admin: Admin, listen: tuple[str, int]) -> None:
             if not said:
                 log.error("cannot be looked at, trying again", listen=listen, error=str(error))  # noqa: TRY400
             said = True
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(AGAIN)
         else:
             return
 
@@ -200,7 +213,7 @@ async def _taken(turn: socket.socket, stop: asyncio.Event) -> None:
             if not said:
                 log.info("another watch is at work: waiting for it to end", seconds=TURN)
             said = True
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(AGAIN)
         else:
             return
 

@@ -27,6 +27,7 @@ class Node:
         self.stubborn: list[Finding] = []
         self.notes: tuple[str, ...] = ()
         self.broken = ""
+        self.applied = 0
         self.looks: list[float] = []
         self.slow = 0.0
 
@@ -38,6 +39,7 @@ class Node:
 
     def apply(self) -> Report:
         """Repair what can be."""
+        self.applied += 1
         self.differs = list(self.stubborn)
         return self.check()
 
@@ -145,6 +147,17 @@ async def test_a_repair_that_does_not_help_is_no_reason_for_another() -> None:
             assert b.value("repairs_total", part="rules") == 1
             assert b.value("repairs_total", part="addresses") is None
     assert [line["differed"] for line in logs if line["event"] == "repaired"] == [[str(WIPED)]]
+
+
+async def test_what_cannot_be_looked_at_is_put_in_place_all_the_same() -> None:
+    """A tool of one layer fails: the others must not be left undone for that."""
+    node = Node()
+    node.broken = "nft is not installed"
+    async with bench(node) as b:
+        assert node.applied == 1
+        await asyncio.sleep(2 * EVERY + 1)
+        assert node.applied == 3
+        assert b.watch.trouble == "cannot be repaired: nft is not installed"
 
 
 async def test_tools_that_hang() -> None:

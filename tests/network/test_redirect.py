@@ -309,6 +309,21 @@ def test_a_failing_step_leaves_none_undone(machine: Callable[..., Machine]) -> N
         watch.end(signal.SIGTERM)
 
 
+def test_a_watch_without_its_backend_keeps_the_guard(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """Nft is missing: what needs only routing rules closes the node all the same."""
+    here = machine()
+    here.backend = "nftables"
+    (tmp_path / "ip").symlink_to(str(shutil.which("ip")))
+    command = here.command("watch", "--log.format=json")
+    watch = Process(here.namespace.command("env", f"PATH={tmp_path}", *command))
+    try:
+        watch.wait_for("nft is not installed")
+        assert "prohibit" in here.shell("ip rule")
+        assert "prohibit" in here.shell("ip -6 rule")
+    finally:
+        watch.end(signal.SIGTERM)
+
+
 def test_a_successor_waits_its_turn(machine: Callable[..., Machine]) -> None:
     """Two watches that want different things would undo each other's: the second begins when the first has ended."""
     here = machine("nftables")
