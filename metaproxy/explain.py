@@ -72,15 +72,15 @@ class Explainer:
     def by_address(self, address: str) -> dict[str, Any]:
         """What is known of whoever owns the address; names nobody when that is not certain: the asker may be a pod."""
         owners = self._directory.owners(address)
-        if (why := self._directory.withdrawn(address)) is not None:
-            message = (
-                "it is not certain yet which pod is at which port of the node's bridge (unsettled): CallerWithdrawn"
-                if why is Why.UNSETTLED
-                else f"the node's kernel does not show it where its pod was ({why.value}): CallerWithdrawn"
-            )
-            return {"address": address, "pod": None, "message": message}
         if len(owners) != 1:
-            if owners:
+            if (why := self._directory.withdrawn(address)) is not None:
+                reason, message = (
+                    Reason.CALLER_WITHDRAWN,
+                    "it is not certain yet which pod is at which port of the node's bridge (unsettled)"
+                    if why is Why.UNSETTLED
+                    else f"the node's kernel does not show it where its pod was ({why.value})",
+                )
+            elif owners:
                 reason, message = Reason.CALLER_AMBIGUOUS, "more than one pod claims it"
             elif self._is_own(address):
                 reason, message = (

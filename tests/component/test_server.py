@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from metaproxy import tokens
 from metaproxy.broker import Broker
 from metaproxy.caller import EXTERNAL_ID, IMDS_TOKENS, PERMITTED, ROLE, Directory, Namespace, Pod
+from metaproxy.carriers import Carrier
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import StsDenied, StsInvalidRequest, StsThrottled, StsUnreachable, UpstreamUnavailable
 from metaproxy.explain import Explainer
@@ -794,6 +795,17 @@ async def test_explain_is_about_the_caller_alone() -> None:
             "reason": "CallerUnknown",
             "message": "no live pod of this node has it",
         }
+
+
+async def test_explain_of_an_address_that_the_kernel_took() -> None:
+    """The reason's code is that of the refusal, and nobody is named."""
+    async with bench(pod("a", A)) as b:
+        b.directory.blind(False)
+        b.directory.saw({A: Carrier(link=7, born=1)})
+        b.directory.saw({A: None})
+        about = json.loads((await b.ask("/metaproxy/explain", A)).body)
+        assert (about["pod"], about["reason"]) == (None, "CallerWithdrawn")
+        assert "(lost)" in about["message"]
 
 
 async def test_explain_names_nobody_when_it_is_not_certain() -> None:
