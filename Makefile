@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PURE := addresses budget caller carriers credentials entitlements errors eventobjects iamdocuments iamformats imds loglimit migration netlink objects policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles ties tokens trust watchlines
+PURE := addresses budget caller carriers credentials entitlements errors eventobjects iamdocuments iamformats imds loglimit migration neighbours netlink objects policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles ties tokens trust watchlines
 # What works on a node alone: covered by the tests in network namespaces.
-NODE := redirect redirectcommands redirectnode
+NODE := redirect redirectcommands redirectneighbours redirectnode
 comma := ,
 empty :=
 space := $(empty) $(empty)

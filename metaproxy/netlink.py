@@ -84,11 +84,15 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """An address's hardware address on a device; empty when it is not known there (any more)."""
+    """An address's hardware address on a device; empty when it is not known there (any more).
+
+    `permanent`: the administrator has fixed it.
+    """
 
     link: int
     address: str
     hardware: bytes = b""
+    permanent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +132,7 @@ def requests(*, forwarding: bool) -> tuple[bytes, ...]:
         _request(_GET_LINK, _LINK.pack(_UNSPECIFIED, 0, 0, 0, 0)),
         _request(_GET_ROUTE, _ROUTE.pack(_INET, 0, 0, 0, 0, 0, 0, 0, 0)),
         _request(_GET_ROUTE, _ROUTE.pack(_INET6, 0, 0, 0, 0, 0, 0, 0, 0)),
-        _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_UNSPECIFIED, 0, 0, 0, 0)),
+        neighbour_request(),
     )
     return (*requests, _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_BRIDGE, 0, 0, 0, 0))) if forwarding else requests
 
@@ -137,6 +141,18 @@ def port_request(bridge: int, hardware: bytes) -> bytes:
     """What asks for a bridge's port to one hardware address (Linux 5.0); to be sealed. One message answers it."""
     wanted = _attribute(_HARDWARE, hardware) + _attribute(_MASTER, struct.pack("=I", bridge))
     return _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_BRIDGE, 0, 0, 0, 0) + wanted, flags=_REQUEST)
+
+
+def neighbour_request() -> bytes:
+    """What asks for every neighbour there is."""
+    return _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_UNSPECIFIED, 0, 0, 0, 0))
+
+
+def forget(link: int, address: str) -> bytes:
+    """What takes an IPv6 neighbour's entry away, so that the next packet to it makes the kernel ask everybody."""
+    destination = 1
+    body = _NEIGHBOUR.pack(_INET6, link, 0, 0, 0) + _attribute(destination, ipaddress.ip_address(address).packed)
+    return _request(_DEL_NEIGHBOUR, body, flags=_REQUEST)
 
 
 def unwanted(data: bytes, hardware: Collection[bytes]) -> bool:
@@ -305,6 +321,7 @@ def _neighbour(body: bytes, gone: bool) -> Neighbour | Forwarding | None:
         link=index,
         address=str(ipaddress.ip_address(has[destination])),
         hardware=has.get(hardware, b"") if known else b"",
+        permanent=bool(known and state & _PERMANENT),
     )
 
 

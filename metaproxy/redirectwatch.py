@@ -19,6 +19,7 @@ import structlog
 from metaproxy.admin import Admin
 from metaproxy.budget import TokenBucket
 from metaproxy.redirectcommands import RedirectError
+from metaproxy.redirectneighbours import asking
 from metaproxy.redirectnode import Report
 from metaproxy.telemetry import REDIRECT_METRICS, Metrics
 
@@ -160,7 +161,7 @@ async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]
         details=lambda: {"backend": backend, "notes": "; ".join(watch.notes) or "none"},
         explain=lambda _key, _value: None,
     )
-    with _turn() as turn, _listening() as sockets:
+    with _turn() as turn, _listening() as sockets, asking():
         for each in sockets:
             loop.add_reader(each, _heard, each, watch)
         await _taken(turn, stop)

@@ -86,7 +86,8 @@ class Node:
 def node(tmp_path: Path, *flags: str, styles: tuple[str, ...] = ("bridge",)) -> Iterator[Node]:
     """A node whose agent listens to the kernel and to an API server that knows the lab's pods."""
     with Lab(tmp_path, styles=styles) as lab, Kube(lab.node, tmp_path) as kube:
-        lab.apply()
+        watch = lab.start(*lab.redirect_command("watch"))
+        watch.wait_for("watching the redirect")
         # Requests that nobody can answer are not held for long here: there are many.
         agent = lab.agent(*kube.flags, f"--admin.listen={ADMIN}", "--server.hold=0.1", *flags)
         made = Node(lab, kube, agent)
@@ -139,16 +140,9 @@ def spoofer(world: Node, thief: Pod, victim: Pod, family: int, kind: str) -> Spo
     )
 
 
-def given_back(world: Node, victim: Pod, family: int) -> float:
-    """Seconds from the attack's end until the victim has its role again.
-
-    Of IPv4 the agent sees to it that the node believes the victim again. Of IPv6 no program without privilege can, and
-    without that the victim gets no answer from anybody: it has to be heard of first. It says so itself here.
-    """
+def given_back(victim: Pod, family: int) -> float:
+    """Seconds from the attack's end until the victim has its role again."""
     begun = time.monotonic()
-    if family == 6:
-        with spoofer(world, victim, victim, family, "own") as itself:
-            itself.announce()
     until(lambda: said(victim, family) == victim.role)
     return since(begun)
 
@@ -181,7 +175,7 @@ def test_a_neighbour_on_the_bridge_never_gets_the_role(tmp_path: Path, family: i
                     return attack.shaken >= 5
 
                 until(shaken)
-            seconds = given_back(world, victim, family)
+            seconds = given_back(victim, family)
             print(f"IPv{family}, {kind}: victim back after {seconds:.2f} s")
             assert not [each for each in got if victim.role.encode() in each]
             assert seconds < SOON
@@ -222,7 +216,7 @@ def test_a_thief_without_an_address_of_its_own_never_gets_the_role(tmp_path: Pat
         thief = silent(world)
         with spoofer(world, thief, victim, family, kind) as attack:
             got = robbed(world, attack, victim, family)
-        seconds = given_back(world, victim, family)
+        seconds = given_back(victim, family)
         print(f"IPv{family}, {kind}: victim back after {seconds:.2f} s")
         assert not [each for each in got if victim.role.encode() in each]
         assert seconds < SOON
@@ -291,7 +285,7 @@ def test_a_neighbours_address_on_an_own_interface_is_of_no_use(tmp_path: Path, f
 
             until(refused)
         thief.namespace.shell(f"ip addr del {taken}/{length} dev eth0")
-        seconds = given_back(world, victim, family)
+        seconds = given_back(victim, family)
         print(f"IPv{family}, own interface: victim back after {seconds:.2f} s")
         assert seconds < SOON
 
