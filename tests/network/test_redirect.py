@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,36 @@ def test_a_killed_watch_removes_nothing(machine: Callable[..., Machine]) -> None
     watch.wait_for("watching the redirect")
     watch.end(signal.SIGKILL)
     here.run("check")
+
+
+def test_who_changes_on_a_bridge_is_asked_for_anew(machine: Callable[..., Machine]) -> None:
+    """Also when it was there before the watch; not off bridges, and not what the administrator has fixed."""
+    here = machine("nftables")
+    here.shell("ip link add veth0 type veth peer name veth1; ip link set veth0 up; ip link set veth1 up")
+
+    def put(device: str, address: str, hardware: int, state: str = "reachable") -> None:
+        place = f"lladdr 02:00:00:00:00:{hardware:02x} dev {device}"
+        here.shell(f"ip -6 neigh replace {address} {place} nud {state}")
+
+    def known(device: str) -> str:
+        return here.shell(f"ip -6 neigh show dev {device}")
+
+    with ExitStack() as stack:
+        for device in ("mp0", "veth0"):
+            put(device, "fd00::1", 1)
+        put("mp0", "fd00::2", 1, "permanent")
+        watch = Process(here.namespace.command(*here.command("watch")))
+        stack.callback(watch.end, signal.SIGTERM)
+        watch.wait_for("watching the redirect")
+        for device in ("mp0", "veth0"):
+            put(device, "fd00::1", 2)
+        put("mp0", "fd00::2", 2, "permanent")
+        until(lambda: "fd00::1 " not in known("mp0"))
+        # It goes on, for who answers next may be the thief again.
+        put("mp0", "fd00::1", 2)
+        until(lambda: "fd00::1 " not in known("mp0"))
+        assert "fd00::2 lladdr 02:00:00:00:00:02 PERMANENT" in known("mp0")
+        assert "fd00::1 lladdr 02:00:00:00:00:02" in known("veth0")
 
 
 def _page(here: Machine, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Which neighbours are in doubt: those on IPv6 whose hardware address has changed, for a while, and not without bound."""
+"""Which neighbours are in doubt: those on IPv6 whose hardware address has changed, for a while, within bounds."""
 
 from metaproxy.neighbours import DOUBT, DOUBTED, KNOWN, Doubts
 from metaproxy.netlink import Neighbour
