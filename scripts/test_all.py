@@ -12,14 +12,22 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 CHECK_SECONDS = 1_200.0
 """Seconds that finding out may take: the Go tool may have to fetch modules."""
 
+LANES = 2
+"""Suites that run at once: most of each is waiting for processes and networks of its own."""
+
 NOTHING_COLLECTED = 5
 """pytest's exit code when there was no test: a suite that has lost its tests has not passed."""
+
+_TOLD = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,16 +92,16 @@ def _missing_tools() -> list[str]:
 
 SUITES = (
     Suite(
-        name="cluster",
-        needs="Go, to build a real API server with etcd once (minutes, 3 GB of disk)",
-        command=(sys.executable, "-m", "pytest", "tests/cluster"),
-        obstacle=no_api_server,
-    ),
-    Suite(
         name="network",
         needs="root, and " + ", ".join(TOOLS),
         command=("make", "--no-print-directory", "test-network"),
         obstacle=no_network,
+    ),
+    Suite(
+        name="cluster",
+        needs="Go, to build a real API server with etcd once (minutes, 3 GB of disk)",
+        command=(sys.executable, "-m", "pytest", "tests/cluster"),
+        obstacle=no_api_server,
     ),
 )
 
@@ -104,6 +112,10 @@ def main(suites: Sequence[Suite] = SUITES, environment: Mapping[str, str] = os.e
     for suite in suites:
         why = obstacles[suite.name]
         _say(f"suite {suite.name}: {f'CANNOT RUN HERE: {why}' if why else 'can run here'} (needs {suite.needs})")
+    able = [suite for suite in suites if not obstacles[suite.name]]
+    with ThreadPoolExecutor(LANES) as lanes:
+        # In the order in which they are listed: what takes longest begins first.
+        codes = dict(zip((suite.name for suite in able), lanes.map(_ended, able), strict=True))
     outcomes: list[str] = []
     failed = False
     for suite in suites:
@@ -111,8 +123,7 @@ def main(suites: Sequence[Suite] = SUITES, environment: Mapping[str, str] = os.e
             outcomes.append(f"NOT RUN: {suite.name}: {why}")
             failed |= environment.get("CI") == "true"
             continue
-        _say(f"suite {suite.name}: {' '.join(suite.command)}")
-        code = subprocess.run(suite.command, check=False).returncode
+        code = codes[suite.name]
         failed |= code != 0
         words = {0: "passed", NOTHING_COLLECTED: "FAILED: it has no tests"}.get(code, f"FAILED with {code}")
         outcomes.append(f"{suite.name}: {words}")
@@ -120,6 +131,18 @@ def main(suites: Sequence[Suite] = SUITES, environment: Mapping[str, str] = os.e
     for outcome in outcomes:
         print(outcome, flush=True)
     return 1 if failed else 0
+
+
+def _ended(suite: Suite) -> int:
+    """Run a suite; its exit code. What it printed is told as a whole, because others run beside it."""
+    _say(f"suite {suite.name}: {' '.join(suite.command)}")
+    begun = time.monotonic()
+    done = subprocess.run(suite.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    with _TOLD:
+        _say(f"suite {suite.name}: ended after {time.monotonic() - begun:.0f} s with {done.returncode}")
+        sys.stdout.buffer.write(done.stdout)
+        sys.stdout.flush()
+    return done.returncode
 
 
 def _say(text: str) -> None:

@@ -47,6 +47,22 @@ def test_outcomes(
         assert (f"ran {one.name}" in lines) is not bool(why)
 
 
+def test_two_run_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each waits here until the other is there; what they print does not mix."""
+    script = (
+        "import pathlib, sys; me, other = map(pathlib.Path, sys.argv[1:]); me.touch()\n"
+        "while not other.exists(): pass\n"
+        "print('one'); print('two', flush=True)"
+    )
+    places = [str(tmp_path / each) for each in "ab"]
+    suites = [
+        Suite(name=name, needs="", command=(sys.executable, "-c", script, *order), obstacle=lambda: "")
+        for name, order in (("a", places), ("b", places[::-1]))
+    ]
+    assert main(suites, {}) == 0
+    assert capfd.readouterr().out.count("one\ntwo\n") == 2
+
+
 def test_missing_go_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Go the obstacle says so in words; it comes from the suite's own check."""
     monkeypatch.setenv("PATH", "/nowhere")
@@ -62,7 +78,7 @@ def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_heavy_folder_is_a_suite() -> None:
     """The tests with a real API server and those with real namespaces are among the suites."""
-    assert [one.command[-1] for one in SUITES] == ["tests/cluster", "test-network"]
+    assert [one.command[-1] for one in SUITES] == ["test-network", "tests/cluster"]
 
 
 def test_network_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
