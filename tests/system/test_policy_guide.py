@@ -1,0 +1,65 @@
+"""The policy guide: its manifests, given to the agent as a process, and asked by the guide's own commands."""
+
+import asyncio
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from metaproxy.errors import Reason
+from metaproxy.telemetry import METRICS
+from tests.fakes.process import running
+from tests.fakes.sts import FakeSts
+
+pytestmark = pytest.mark.timeout(180)
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
+(MANIFESTS,) = re.findall(r"^```yaml\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+START, ASK = (block.splitlines() for block in re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL))
+GETS = re.findall(r"^\| `([a-z]+/[a-z]+)` \| (?:(\d+) )?`([^`]+)` \|$", GUIDE, re.MULTILINE)
+
+
+async def explained(words: list[str], admin: str) -> dict[str, object]:
+    """What `metaproxy explain` prints, as JSON."""
+    command = [sys.executable, "-m", "metaproxy", *words[1:], "--admin.listen", admin]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    if "--json" not in words:
+        assert said.strip()
+        return await explained([*words, "--json"], admin)
+    document: dict[str, object] = json.loads(said)
+    return document
+
+
+async def test_the_example_is_true(tmp_path: Path) -> None:
+    """Each pod of the table gets what the table says."""
+    (command,) = START
+    words = shlex.split(command)
+    assert words[:3] == ["metaproxy", "run", "--source.manifests"]
+    (tmp_path / words[3]).write_text(MANIFESTS)
+    assert len(GETS) == MANIFESTS.count("kind: Pod")
+    async with FakeSts() as sts:
+        arguments = [f"--sts.endpoint-url={sts.url}", *words[4:]]
+        async with running(tmp_path, f"--source.manifests={tmp_path / words[3]}", *arguments) as agent:
+            await agent.until_ready()
+            admin = agent.admin
+            for pod, status, gets in GETS:
+                about = await explained(["metaproxy", "explain", "--pod", pod, "--json"], admin)
+                decision = about["decision"]
+                assert isinstance(decision, dict)
+                assert (about.get("role"), decision.get("reason")) == ((None, gets) if status else (gets, None)), pod
+            for line in ASK:
+                assert await explained(shlex.split(line), admin)
+
+
+def test_every_refusal_is_in_the_table() -> None:
+    """With its code, and nothing that is none; the metric is called so."""
+    table = GUIDE[GUIDE.index("## Every refusal") :]
+    rows = re.findall(r"^\| (`[^|]*`) \| ", table, re.MULTILINE)
+    assert sorted(code for row in rows for code in re.findall(r"`(\w+)`", row)) == sorted(map(str, Reason))
+    (metric,) = re.findall(r"`(metaproxy_\w+)`", table)
+    assert metric in {spec.name for spec in METRICS}
