@@ -5,7 +5,8 @@ Must not know: what any of it means for a verdict; how objects arrive. Total: wh
 where absent means danger, as danger.
 """
 
-from collections.abc import Iterator, Mapping, Set as AbstractSet
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 

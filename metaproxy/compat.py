@@ -38,7 +38,7 @@ class Why(StrEnum):
 REMEDIES: Mapping[Why, str] = {
     Why.ANCHORING: "write an expression that matches the whole ARN: .* where a part is meant, (a|b) around a choice",
     Why.DEFAULT_ROLE: f"annotate the pods with {ROLE} and let their namespace permit it; or see --policy.default-role",
-    Why.SHARING: "nothing: each pod gets a session of its own external id; see that the roles' trust policies have each",
+    Why.SHARING: "nothing: each external id gets sessions of its own; see that the roles' trust policies have each",
     Why.CASE: "write arn: in small letters",
     Why.STARS: "name the path: a star ends at a slash (role/team/* in place of role/*)",
     Why.RESTRICTION: f"annotate the namespace with {PERMITTED} or {ALLOWED_ROLES}; see --policy.namespace-policy",

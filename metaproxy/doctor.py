@@ -46,15 +46,8 @@ GROUPS = (
 """The settings that are needed: the others may be missing, or of another machine."""
 
 ELSEWHERE = "run it on a node, with --node-name and on the node's network: in the pods of metaproxy"
-_OF_PODS = (
-    "namespace-policy",
-    "annotations",
-    "host-network",
-    "net-raw",
-    "second-networks",
-    "roles",
-    "session-duration",
-)
+_OF_PODS = ("namespace-policy", "annotations", "host-network", "net-raw", "second-networks")
+_OF_ROLES = ("roles", "session-duration")
 
 
 def examine(settings: Any, peer: PeerRules | None = None) -> list[Finding]:
@@ -104,7 +97,7 @@ async def _roles(settings: Any, look: AwsLook, aws: Aws, pods: Sequence[Judged])
     if not aws.usable:
         first = "own-identity" if aws.own_failure is not None else "separate-role"
         why = f"nothing can be assumed while {first} does not work"
-        return [not_checked(check, why, f"mend {first} first") for check in ("roles", "session-duration")]
+        return [not_checked(check, why, f"mend {first} first") for check in _OF_ROLES]
     waiting = sum(
         isinstance(each.decision, Denial) and each.decision.reason is Reason.BASE_ARN_UNKNOWN for each in pods
     )
@@ -126,7 +119,7 @@ def _unlisted(cluster: Cluster, peer: PeerRules | None) -> Iterator[Finding]:
     troubles: Mapping[str, str] = cluster.troubles
     why = troubles.get("pods") or troubles["namespaces"]
     remedy = "let whoever runs this list pods and namespaces of the whole cluster (docs/doctor.md)"
-    for check in (*_OF_PODS, *(("compat",) if peer else ())):
+    for check in (*_OF_PODS, *_OF_ROLES, *(("compat",) if peer else ())):
         yield not_checked(check, why, remedy)
 
 

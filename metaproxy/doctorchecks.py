@@ -302,18 +302,14 @@ def raw_findings(pods: Sequence[PodFacts], node: str, bridges: Mapping[str, int]
     remedy = "drop NET_RAW (or ALL) in the pods' securityContext; docs/security.md has an admission policy"
     if bridges is None:
         text = f"{len(able)} of {len(known)} pods in the cluster keep NET_RAW; no node's links could be looked at"
-        yield not_checked(
-            "net-raw", text, f"run it on a node, with --node-name; where pods stand on a bridge, {remedy}"
-        )
+        yield not_checked("net-raw", text, f"run it on a node, with --node-name; on bridges {remedy}")
         return
     here = [facts for facts in known if not node or facts.node == node]
     risky = _subjects(facts for facts in here if facts.net_raw)
     if not bridges:
         yield ok("net-raw", "no pod of this node stands on a bridge")
     elif not known:
-        yield not_checked(
-            "net-raw", "the pods' containers are not known", f"where they are not yours to judge: {remedy}"
-        )
+        yield not_checked("net-raw", "the pods' containers are not known", f"look yourself: {remedy}")
     elif risky:
         count = sum(1 for facts in here if facts.net_raw)
         yield Finding(

@@ -7,7 +7,8 @@ Must not know: what any of it means for a verdict.
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence, Set as AbstractSet
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar

@@ -142,8 +142,9 @@ def redirect_findings(
         yield Finding(
             check="redirect",
             verdict=Verdict.PROBLEM,
-            found=f"it is not in place: {'; '.join(differs)}",
+            found=f"it is not in place: {len(differs)} differences from the plan",
             remedy="metaproxy redirect apply, and let metaproxy redirect watch keep it",
+            subjects=tuple(differs),
         )
     else:
         yield ok("redirect", f"in place ({backend})")

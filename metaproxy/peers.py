@@ -8,7 +8,8 @@ stands in an annotation, the answer is a role or none; where a peer would fail o
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -92,7 +93,7 @@ class PeerRules:
         return {self.role_key, self.external_id_key, self.namespace_key}
 
     def served(self, pod: Mapping[str, str], namespace: Mapping[str, str], base: str) -> Served | None:
-        """What a pod with these annotations gets in a namespace with those; `base` is ours, for where none was given."""
+        """What a pod with these annotations gets in a namespace with those; `base` is ours, where none was given."""
         ours = self.base or base
         served = self._kiam(pod, namespace, ours) if self.peer == "kiam" else self._kube2iam(pod, namespace, ours)
         # What STS takes for no role, or no external id, is refused there: nobody is served.
