@@ -13,15 +13,13 @@ from typing import Any
 import structlog
 
 from metaproxy.app import rules_of
+from metaproxy.awschecks import Aws, aws_findings, clock_findings, role_findings
 from metaproxy.compat import compat_findings
 from metaproxy.doctoraws import AwsLook
 from metaproxy.doctorchecks import (
-    Aws,
     Judged,
     Permission,
-    aws_findings,
     calls_of,
-    clock_findings,
     judged,
     namespace_findings,
     network_findings,
@@ -29,7 +27,6 @@ from metaproxy.doctorchecks import (
     permissions,
     pod_findings,
     raw_findings,
-    role_findings,
 )
 from metaproxy.doctorcluster import Cluster, of_kubernetes, of_manifests
 from metaproxy.doctornode import Links, links, node_findings

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 from metaproxy.app import sts_options
-from metaproxy.doctorchecks import Attempt, Aws
+from metaproxy.awschecks import Attempt, Aws
 from metaproxy.errors import IssueError
 from metaproxy.passthrough import Upstream
 from metaproxy.roles import AssumeRole, BaseArn

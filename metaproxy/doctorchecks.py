@@ -1,7 +1,7 @@
-"""Of AWS and of the cluster: what was seen there, judged.
+"""Of the cluster: what was seen there, judged.
 
-Knows: what the agent needs, what policy decides for each pod, and what to do where it does not go well.
-Must not know: how anything was asked, nor the node it runs on.
+Knows: what the agent asks of the API server, what policy decides for each pod, and what to do where it refuses.
+Must not know: how anything was asked, AWS.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,54 +9,14 @@ from dataclasses import dataclass, field, replace
 
 from metaproxy.caller import ALLOWED_ROLES, PERMITTED, ROLE, Pod
 from metaproxy.clusterfacts import NamespaceFacts, PodFacts
-from metaproxy.errors import MetaproxyError, Reason
+from metaproxy.errors import Reason
 from metaproxy.findings import Finding, Verdict, not_checked, ok
-from metaproxy.iamdocuments import trust_policy
 from metaproxy.policy import Decision, Denial, Grant, Rules, decide
-from metaproxy.roles import AssumeRole, BaseArn
-
-SKEW_NOTED, SKEW_REFUSED = 30.0, 300.0
-"""Seconds: more than a round trip and a date of whole seconds explain; what a signature may be off (AWS)."""
+from metaproxy.roles import AssumeRole
 
 _NAMESPACE = frozenset({Reason.NAMESPACE_SILENT, Reason.NOT_PERMITTED, Reason.NOT_ALLOWED, Reason.NAMESPACE_UNKNOWN})
 _MALFORMED = frozenset({Reason.ROLE_MALFORMED, Reason.SESSION_NAME_MALFORMED, Reason.EXTERNAL_ID_MALFORMED})
-_TOO_LONG = ("MaxSessionDuration", "DurationSeconds exceeds")
 _PROBE = Pod(uid="", namespace="", name="", annotations={ROLE: "arn:aws:iam::000000000000:role/x"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aws:
-    """What was seen of AWS. Failures say why something is not known; `skew` is our clock minus theirs, in seconds.
-
-    `principal` is the role that the identity is a session of; `region_partition` that of the region.
-    """
-
-    identity: str = ""
-    principal: str = ""
-    partition: str = ""
-    own_failure: MetaproxyError | None = None
-    region: str = ""
-    region_partition: str = ""
-    endpoint: str = ""
-    hop: str = ""
-    hop_failure: MetaproxyError | None = None
-    base: BaseArn | None = None
-    base_given: bool = False
-    skew: float | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether roles can be asked for at all."""
-        return self.own_failure is None and self.hop_failure is None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """An AssumeRole that was tried, for whom, and what became of it (None: a session, thrown away at once)."""
-
-    call: AssumeRole
-    subjects: tuple[str, ...]
-    failure: MetaproxyError | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -106,58 +66,6 @@ def permission_findings(wanted: Sequence[Permission], denied: Sequence[Permissio
     )
 
 
-def aws_findings(aws: Aws) -> Iterator[Finding]:
-    """Identity, region, separate role, base ARN."""
-    yield _of_failure("own-identity", aws.own_failure, good=aws.identity)
-    if not aws.region:
-        yield not_checked("region", "it is not known", "set --sts.region, or AWS_REGION")
-    elif aws.partition and aws.region_partition != aws.partition:
-        yield Finding(
-            check="region",
-            verdict=Verdict.PROBLEM,
-            found=f"{aws.region} is in partition {aws.region_partition}, the identity in {aws.partition}",
-            remedy="set --sts.region to a region of the identity's own partition",
-        )
-    else:
-        partition = aws.partition or aws.region_partition
-        yield ok("region", f"{aws.region}, partition {partition}, STS at {aws.endpoint}")
-    if not aws.hop:
-        yield ok("separate-role", "none is set: the agent's own identity assumes roles")
-    elif aws.own_failure is not None:
-        yield not_checked("separate-role", "the agent's own identity does not work", "mend own-identity first")
-    else:
-        document = trust_policy([aws.principal], ["sts:AssumeRole"]) if aws.hop_failure is not None else None
-        yield replace(_of_failure("separate-role", aws.hop_failure, good=aws.hop), document=document)
-    if aws.base is None:
-        yield not_checked("base-arn", "it is learnt from the identity, which does not work", "set --role-base-arn")
-    elif aws.partition and aws.base.partition != aws.partition:
-        yield Finding(
-            check="base-arn",
-            verdict=Verdict.PROBLEM,
-            found=f"{aws.base.arn} is in another partition than the identity ({aws.partition})",
-            remedy="set --role-base-arn to the account whose roles are meant",
-        )
-    else:
-        yield ok("base-arn", f"{aws.base.arn} ({'as set' if aws.base_given else 'the account of the identity'})")
-
-
-def clock_findings(skews: Mapping[str, float | None]) -> Iterator[Finding]:
-    """Of our clock minus that of others, by who they are; None where nobody answered with a date."""
-    known = {name: skew for name, skew in skews.items() if skew is not None}
-    for name, skew in known.items():
-        if abs(skew) >= SKEW_NOTED:
-            yield Finding(
-                check="clock",
-                verdict=Verdict.PROBLEM if abs(skew) >= SKEW_REFUSED else Verdict.WARNING,
-                found=f"this machine's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} {name}'s",
-                remedy="let the node keep time (chrony and 169.254.169.123 on EC2): signatures may be 300 s off",
-            )
-    if not known:
-        yield not_checked("clock", "neither STS nor the API server told its time", "mend own-identity first")
-    elif all(abs(skew) < SKEW_NOTED for skew in known.values()):
-        yield ok("clock", f"as that of {' and '.join(known)}, within {SKEW_NOTED:.0f} s")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
     """A pod that may own addresses, and what policy decides for it."""
@@ -185,58 +93,6 @@ def calls_of(found: Iterable[Judged]) -> dict[AssumeRole, tuple[str, ...]]:
             call = first.setdefault(replace(each.decision.call, session_name="any"), each.decision.call)
             subjects.setdefault(call, {})[each.facts.subject] = None
     return {call: tuple(names) for call, names in subjects.items()}
-
-
-def role_findings(
-    attempts: Sequence[Attempt], *, principal: str, needed: Sequence[str], waiting: int = 0
-) -> Iterator[Finding]:
-    """Of the roles: those that can be had, and those that cannot, with the trust policy that is missing.
-
-    `principal` is whom a trust policy must name, `needed` the actions of a call; `waiting` pods have a role whose
-    account is not known yet.
-    """
-    if not attempts and not waiting:
-        yield ok("roles", "no pod is entitled to one")
-        yield ok("session-duration", "no role has to allow it")
-        return
-    short: list[Finding] = []
-    good = 0
-    for attempt in attempts:
-        call, failure = attempt.call, attempt.failure
-        if failure is None:
-            good += 1
-        elif failure.reason is Reason.STS_INVALID_REQUEST and any(words in failure.message for words in _TOO_LONG):
-            short.append(
-                Finding(
-                    check="session-duration",
-                    verdict=Verdict.PROBLEM,
-                    found=f"{call.role.arn} allows no session of {call.duration} s",
-                    remedy=f"aws iam update-role --role-name {call.role.name} --max-session-duration {call.duration}, "
-                    "or a shorter --sts.session-duration",
-                    subjects=attempt.subjects,
-                )
-            )
-        elif failure.retryable:
-            yield not_checked("roles", f"{call.role.arn}: {failure.message}", failure.remedy)
-        else:
-            missing = failure.reason is Reason.STS_DENIED and principal
-            yield Finding(
-                check="roles",
-                verdict=Verdict.PROBLEM,
-                found=f"{call.role.arn}: {failure.message}",
-                remedy=failure.remedy,
-                subjects=attempt.subjects,
-                document=trust_policy([principal], needed, external_id=call.external_id or "") if missing else None,
-            )
-    if waiting:
-        yield not_checked("roles", f"{waiting} pods name roles without an account", "mend base-arn first")
-    elif good == len(attempts):
-        yield ok("roles", f"all {good} can be assumed")
-    yield from short
-    if not short and good:
-        yield ok("session-duration", f"the {good} roles that can be assumed allow it")
-    elif not short:
-        yield not_checked("session-duration", "no role could be assumed", "mend roles first")
 
 
 def pod_findings(found: Sequence[Judged], pods: Sequence[PodFacts]) -> Iterator[Finding]:
@@ -358,14 +214,6 @@ def _check_of(denial: Denial, pod: Pod) -> str:
         return "namespace-policy"
     blank = denial.reason is Reason.NO_ROLE and ROLE in pod.annotations
     return "annotations" if denial.reason in _MALFORMED or blank else ""
-
-
-def _of_failure(check: str, failure: MetaproxyError | None, *, good: str) -> Finding:
-    if failure is None:
-        return ok(check, good)
-    return Finding(
-        check=check, verdict=Verdict.PROBLEM, found=f"{failure.reason}: {failure.message}", remedy=failure.remedy
-    )
 
 
 def _subjects(facts: Iterable[PodFacts]) -> tuple[str, ...]:
