@@ -139,7 +139,7 @@ def _lost(pod: Mapping[str, str], theirs: Served, denial: Denial, peer: PeerRule
         return _unpermitted(denial, peer)
     return {
         Reason.NO_ROLE: Why.KEY,
-        Reason.ROLE_MALFORMED: Why.CASE if pod[peer.role_key].lower().startswith("arn:") else Why.SPELLING,
+        Reason.ROLE_MALFORMED: Why.KEY,
         Reason.NOT_ALLOWED: Why.BOUNDS,
         Reason.NAMESPACE_SILENT: Why.KEY if peer.restricted else Why.RESTRICTION,
     }.get(denial.reason, Why.MALFORMED)
@@ -177,7 +177,10 @@ def _other(pod: Mapping[str, str], theirs: Served, grant: Grant, peer: PeerRules
         return Why.DEFAULT_ROLE
     if pod.get(ROLE) != pod[peer.role_key]:
         return Why.KEY
-    return Why.KEY if theirs.role == grant.call.role.arn else Why.BASE
+    if theirs.role == grant.call.role.arn:
+        return Why.KEY
+    # Here only arn: begins an ARN; any other is a path below the base.
+    return Why.BASE if theirs.role.startswith("arn:") else Why.CASE
 
 
 def _told(role: str, identifier: str | None) -> str:
