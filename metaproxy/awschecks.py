@@ -117,44 +117,45 @@ def role_findings(
         yield ok("roles", "no pod is entitled to one")
         yield ok("session-duration", "no role has to allow it")
         return
-    short: list[Finding] = []
-    good = 0
-    for attempt in attempts:
-        call, failure = attempt.call, attempt.failure
-        if failure is None:
-            good += 1
-        elif failure.reason is Reason.STS_INVALID_REQUEST and any(words in failure.message for words in _TOO_LONG):
-            short.append(
-                Finding(
-                    check="session-duration",
-                    verdict=Verdict.PROBLEM,
-                    found=f"{call.role.arn} allows no session of {call.duration} s",
-                    remedy=f"aws iam update-role --role-name {call.role.name} --max-session-duration {call.duration}, "
-                    "or a shorter --sts.session-duration",
-                    subjects=attempt.subjects,
-                )
-            )
-        elif failure.retryable:
-            yield not_checked("roles", f"{call.role.arn}: {failure.message}", failure.remedy)
-        else:
-            missing = failure.reason is Reason.STS_DENIED and principal
-            yield Finding(
-                check="roles",
-                verdict=Verdict.PROBLEM,
-                found=f"{call.role.arn}: {failure.message}",
-                remedy=failure.remedy,
-                subjects=attempt.subjects,
-                document=trust_policy([principal], needed, external_id=call.external_id or "") if missing else None,
-            )
+    failed = [_failed(attempt, attempt.failure, principal, needed) for attempt in attempts if attempt.failure]
+    short = [finding for finding in failed if finding.check == "session-duration"]
+    good = len(attempts) - len(failed)
+    yield from failed
     if waiting:
         yield not_checked("roles", f"{waiting} pods name roles without an account", "mend base-arn first")
-    elif good == len(attempts):
-        yield ok("roles", f"all {good} can be assumed")
-    yield from short
+    elif good and len(short) == len(failed):
+        yield ok("roles", f"{good} can be assumed")
+    elif short and len(short) == len(attempts):
+        yield not_checked("roles", "STS did not come to look at trust", "mend session-duration first")
     if not short and good:
         yield ok("session-duration", f"the {good} roles that can be assumed allow it")
     elif not short:
         yield not_checked("session-duration", "no role could be assumed", "mend roles first")
+
+
+def _failed(attempt: Attempt, failure: MetaproxyError, principal: str, needed: Sequence[str]) -> Finding:
+    """Of a role that cannot be had."""
+    call = attempt.call
+    if failure.reason is Reason.STS_INVALID_REQUEST and any(words in failure.message for words in _TOO_LONG):
+        return Finding(
+            check="session-duration",
+            verdict=Verdict.PROBLEM,
+            found=f"{call.role.arn} allows no session of {call.duration} s",
+            remedy=f"aws iam update-role --role-name {call.role.name} --max-session-duration {call.duration}, "
+            "or a shorter --sts.session-duration",
+            subjects=attempt.subjects,
+        )
+    if failure.retryable:
+        return not_checked("roles", f"{call.role.arn}: {failure.message}", failure.remedy)
+    missing = failure.reason is Reason.STS_DENIED and principal
+    return Finding(
+        check="roles",
+        verdict=Verdict.PROBLEM,
+        found=f"{call.role.arn}: {failure.message}",
+        remedy=failure.remedy,
+        subjects=attempt.subjects,
+        document=trust_policy([principal], needed, external_id=call.external_id or "") if missing else None,
+    )
 
 
 def _of_failure(check: str, failure: MetaproxyError | None, *, good: str) -> Finding:

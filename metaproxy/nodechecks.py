@@ -21,7 +21,7 @@ _TABLE = re.compile(r"\s*table (\S+) (\S+) \{")
 _CHAIN = re.compile(r"\s*chain (\S+) \{")
 _TRANSLATES = re.compile(r"\b(dnat|redirect)\b|xt target \"(DNAT|REDIRECT)\"")
 _NAMED = re.compile(rf"(?<![0-9a-fA-F.:])(?:{'|'.join(re.escape(each) for each in _ADDRESSES)})(?![0-9a-fA-F.:])")
-_PAST_THE_NODE = frozenset({"macvlan", "macvtap", "ipvlan", "ipvtap"})
+_PAST_THE_NODE = ("macvlan", "macvtap", "ipvlan", "ipvtap")
 
 
 def iptables_leftovers(saved: str) -> Iterator[list[str]]:
