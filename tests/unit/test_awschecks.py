@@ -7,7 +7,7 @@ import pytest
 
 from metaproxy.awschecks import Attempt, Aws, aws_findings, clock_findings, role_findings
 from metaproxy.errors import MetaproxyError, StsDenied, StsInvalidRequest, StsOwnIdentity, StsThrottled
-from metaproxy.findings import Finding, Verdict
+from metaproxy.findings import Finding, Verdict, in_order
 from metaproxy.roles import AssumeRole, BaseArn, RoleArn
 from metaproxy.trust import trusted
 
@@ -102,8 +102,9 @@ def attempt(name: str, failure: MetaproxyError | None = None, **more: Any) -> At
 
 
 def roles(*attempts: Attempt, waiting: int = 0) -> list[Finding]:
-    """What is found of them."""
-    return list(role_findings(attempts, principal=NODE, needed=["sts:AssumeRole", "sts:TagSession"], waiting=waiting))
+    """What is found of them, in the order of a report."""
+    needed = ["sts:AssumeRole", "sts:TagSession"]
+    return in_order(role_findings(attempts, principal=NODE, needed=needed, waiting=waiting))
 
 
 def test_roles_that_can_be_had() -> None:
