@@ -21,7 +21,7 @@ from metaproxy.nodechecks import (
     source_route_findings,
 )
 from metaproxy.redirect import node_of
-from metaproxy.redirectcommands import RedirectError, lacking, listed, run
+from metaproxy.redirectcommands import MissingToolError, RedirectError, lacking, listed, run
 from metaproxy.redirectplan import IPV4, IPV6
 
 _SWITCHES = Path("/proc/sys/net/ipv4/conf")
@@ -63,15 +63,22 @@ def _redirect(chosen: Any) -> Iterator[Finding]:
 
 
 def _leftovers() -> Iterator[Finding]:
+    if without := lacking(_NET_ADMIN):
+        # Some tools then say that there is nothing.
+        return leftover_findings([], [], [], [f"{without} is missing"])
     removals: list[str] = []
     looked: list[str] = []
+    unread: list[str] = []
     covered: set[str] = set()
     for family in (IPV4, IPV6):
         for kind in ("nft", "legacy"):
             tool = f"{family.iptables}-{kind}"
             try:
-                saved = run(f"{tool}-save", "-t", "nat")
-            except RedirectError:
+                saved = run(f"{tool}-save")  # not of a table by name: the kernel would make one that is not there
+            except MissingToolError:
+                continue
+            except RedirectError as error:
+                unread.append(str(error))
                 continue
             looked.append(tool)
             if kind == "nft":
@@ -81,9 +88,11 @@ def _leftovers() -> Iterator[Finding]:
     try:
         others += nft_leftovers(run("nft", "list", "ruleset"), without=covered)
         looked.append("nft")
-    except RedirectError:
+    except MissingToolError:
         pass
-    return leftover_findings(removals, others, looked)
+    except RedirectError as error:
+        unread.append(str(error))
+    return leftover_findings(removals, others, looked, unread)
 
 
 def _source_routes() -> dict[str, str]:

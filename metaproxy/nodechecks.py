@@ -62,8 +62,13 @@ def _after(words: Sequence[str], flag: str) -> str:
     return "" if words[at - 1 : at] == ["!"] else next(iter(words[at + 1 :]), "")
 
 
-def leftover_findings(removals: Sequence[str], others: Sequence[str], looked: Sequence[str]) -> Iterator[Finding]:
-    """What rules of others mean. `removals` are commands, `others` rules of nftables, `looked` what was asked."""
+def leftover_findings(
+    removals: Sequence[str], others: Sequence[str], looked: Sequence[str], unread: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """What rules of others mean.
+
+    `removals` are commands, `others` rules of nftables, `looked` the tools that answered, `unread` why others did not.
+    """
     for command in removals:
         yield Finding(
             check="leftover-rules",
@@ -78,10 +83,10 @@ def leftover_findings(removals: Sequence[str], others: Sequence[str], looked: Se
             found=f"a rule of others translates the metadata address: {rule}",
             remedy="end what made it, and take it away with nft delete rule (nft -a list ruleset shows its handle)",
         )
-    if not looked:
+    if unread or not looked:
         yield not_checked(
             "leftover-rules",
-            "neither nft nor iptables could be asked",
+            "; ".join(unread) or "neither nft nor iptables is installed",
             "run it where they are and may be used: in the container of the redirect",
         )
     elif not (removals or others):

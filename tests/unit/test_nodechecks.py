@@ -96,6 +96,9 @@ def test_leftovers() -> None:
     assert none.verdict is Verdict.OK
     [unknown] = leftover_findings([], [], [])
     assert unknown.verdict is Verdict.NOT_CHECKED
+    found, unknown = leftover_findings([command], [], ["nft"], ["iptables-legacy-save: Permission denied"])
+    assert (found.verdict, unknown.verdict) == (Verdict.PROBLEM, Verdict.NOT_CHECKED)
+    assert "Permission denied" in unknown.found
 
 
 LINKS = [
