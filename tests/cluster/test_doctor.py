@@ -85,8 +85,8 @@ async def test_with_every_right(cluster: Cluster, tmp_path: Path) -> None:
     async with world(cluster, tmp_path, READ, EVENTS) as here:
         role = f"role-{here.name}"
         await asyncio.to_thread(cluster.create_pod, here.name, "web", node="n", annotations={ROLE: role})
-        host = {"spec": {"hostNetwork": True}, "annotations": {ROLE: "x"}}
-        await asyncio.to_thread(lambda: cluster.create_pod(here.name, "host", node="n", **host))
+        host = {"hostNetwork": True}
+        await asyncio.to_thread(cluster.create_pod, here.name, "host", node="n", annotations={ROLE: "x"}, spec=host)
         found = await here.doctor()
         assert row_of(found, "api-permissions").verdict is Verdict.OK
         assert f"{here.name}/host" in row_of(found, "host-network").subjects
