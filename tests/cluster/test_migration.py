@@ -164,7 +164,7 @@ def test_the_guide(desk: Desk, peer: Peer, name: str, annotation: str) -> None:
         doctor, correct = compare
         table = desk.type(doctor)
         row = next(line for line in table.splitlines() if " compat " in line)
-        # kiam gives nothing in a namespace that permits nothing, and so do we; kube2iam asks none, and here none has to.
+        # kiam gives nothing in a namespace that permits nothing, and so do we; kube2iam asks none, nor do we.
         assert row.startswith("ok "), table
         desk.type(correct)
         permitted = admin.get("/api/v1/namespaces/shop")["metadata"]["annotations"][annotation]
