@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PURE := addresses budget caller carriers credentials entitlements errors eventobjects iamdocuments iamformats imds loglimit migration neighbours netlink objects policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles ties tokens trust watchlines
+PURE := addresses awschecks budget caller carriers clusterfacts compat credentials doctorchecks entitlements errors eventobjects findings iamdocuments iamformats imds loglimit migration neighbours netlink nodechecks objects peers policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles ties tokens trust watchlines
 # What works on a node alone: covered by the tests in network namespaces.
 NODE := redirect redirectcommands redirectneighbours redirectnode
 comma := ,

@@ -216,6 +216,35 @@ def _iam(name: str, arguments: Sequence[str]) -> int:
     return CLEAN
 
 
+def _doctor(name: str, arguments: Sequence[str]) -> int:
+    from metaproxy import doctor  # noqa: PLC0415  see the module
+    from metaproxy.findings import as_document, as_lines, good  # noqa: PLC0415
+    from metaproxy.migration import PEERS, MigrationError  # noqa: PLC0415
+    from metaproxy.peers import PeerRules  # noqa: PLC0415
+    from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
+    from metaproxy.settingsources import load_some  # noqa: PLC0415
+
+    parser = _parser(name)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--compat", choices=PEERS)
+    mine, _, theirs = _parted(arguments)
+    try:
+        options, flags = parser.read(mine)
+        chosen = load_some(Settings, flags, *doctor.GROUPS)
+        peer = PeerRules.of(options.compat, theirs) if options.compat else None
+    except (SettingsError, MigrationError) as error:
+        raise UsageError(str(error)) from error
+    if theirs and peer is None:
+        raise UsageError("flags after -- are a peer's: --compat kiam or --compat kube2iam")
+    found = doctor.examine(chosen, peer)
+    if options.json:
+        print(json.dumps(as_document(found), indent=2))
+    else:
+        for line in as_lines(found):
+            print(_printable(line))
+    return CLEAN if good(found) else FAILED
+
+
 def _demo(name: str, arguments: Sequence[str]) -> int:
     parser = _PlainParser(prog=f"metaproxy {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--once", action="store_true")
@@ -418,6 +447,17 @@ COMMANDS = {
         "  --existing FILE\n      A trust policy whose other statements are kept.\n"
         "  --format json|terraform|cloudformation\n      Default: json.",
         act=_iam,
+    ),
+    "doctor": Command(
+        summary="look for what is wrong with a set-up",
+        usage="[--json] [--compat kiam|kube2iam [-- FLAGS...]] [settings]",
+        about="Looks at identity, roles, cluster and node, and says of each check: ok, warning, problem, or not\n"
+        "checked and why; with a remedy. Every role that a pod is entitled to is assumed once, and nothing kept.\n"
+        "Nothing is changed. Exit code 0 when there is no problem, else 1. See docs/doctor.md.\n\n"
+        "  --json\n      The answer for a program.\n"
+        "  --compat kiam|kube2iam\n      Also which pods would be decided differently than by that peer, and why.\n"
+        "  FLAGS\n      The flags that the peer is started with.",
+        act=_doctor,
     ),
     "health": Command(
         summary="ask the running agent whether it is alive, or ready",

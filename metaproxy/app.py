@@ -59,11 +59,11 @@ class Agent:
         self._clock = clock
         self.metrics = Metrics()
         directory = Directory()
-        self._rules = _rules(settings)
+        self._rules = rules_of(settings)
         self._entitlements = Entitlements(directory, self._rules, tokens_required=settings.tokens.mode == "required")
         self._finder = Finder(directory, self.metrics, is_own=sockets.is_own)
         self._upstream = Upstream(settings.upstream.url, metrics=self.metrics, paths=self._ahead())
-        self._sts = Sts(_sts_options(settings), find_region=self._upstream.region, clock=clock)
+        self._sts = Sts(sts_options(settings), find_region=self._upstream.region, clock=clock)
         self._broker = Broker(
             self._sts,
             self.metrics,
@@ -292,7 +292,8 @@ async def _eternal(name: str, work: Awaitable[None]) -> None:
     raise RuntimeError(f"the task {name!r} ended by itself")
 
 
-def _rules(settings: Settings) -> Rules:
+def rules_of(settings: Settings) -> Rules:
+    """What the operator decided about who may have what."""
     return Rules(
         base=BaseArn.parse(settings.role_base_arn) if settings.role_base_arn else None,
         default_role=settings.policy.default_role,
@@ -307,7 +308,8 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-def _sts_options(settings: Settings) -> Options:
+def sts_options(settings: Settings) -> Options:
+    """How STS is reached, and as whom."""
     return Options(
         region=settings.sts.region or os.environ.get("AWS_REGION", "") or os.environ.get("AWS_DEFAULT_REGION", ""),
         endpoint_url=settings.sts.endpoint_url,

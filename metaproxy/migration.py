@@ -204,7 +204,7 @@ def migrated(peer: Peer, flags: Iterable[str]) -> Migrated:
         MigrationError: a flag is not one of the peer's, or has no value.
     """
     found = Migrated()
-    for flag, value in _read(peer, list(flags)):
+    for flag, value in flags_in(peer, list(flags)):
         act = _SWITCHES[peer].get(flag) or _VALUES[peer][flag]
         act(found, f"--{flag}", value)
     if peer == "kube2iam" and "namespace_policy" not in found.settings.get("policy", {}):
@@ -215,8 +215,12 @@ def migrated(peer: Peer, flags: Iterable[str]) -> Migrated:
     return found
 
 
-def _read(peer: Peer, words: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """Flags and their values; kiam's commands (`agent`, `server`) are passed over."""
+def flags_in(peer: Peer, words: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """A peer's flags and their values; kiam's commands (`agent`, `server`) are passed over.
+
+    Raises:
+        MigrationError: a flag is not one of the peer's, or has no value.
+    """
     rest = list(words)
     while rest:
         word = rest.pop(0)

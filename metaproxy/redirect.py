@@ -36,7 +36,7 @@ def act(verb: str, chosen: Redirect, logs: Log, *, as_json: bool = False) -> int
         if verb in {"apply", "watch"} and chosen.device and not device_exists(chosen.device):
             print(f"metaproxy: --redirect.device: there is no device {chosen.device}", file=sys.stderr)
             return USAGE
-        node = _node(chosen)
+        node = node_of(chosen)
         if verb == "watch":
             configure_logging(json=logs.format == "json", level=logs.level)
             asyncio.run(until_signal(node, node.backend or "none", chosen.listen))
@@ -49,7 +49,8 @@ def act(verb: str, chosen: Redirect, logs: Log, *, as_json: bool = False) -> int
     return DONE
 
 
-def _node(chosen: Redirect) -> Node:
+def node_of(chosen: Redirect) -> Node:
+    """This node with what the settings want of it."""
     plan = plan_of(chosen)
     try:
         return Node(plan, backend_in_use() if chosen.backend == "auto" else chosen.backend)

@@ -103,6 +103,13 @@ class Sts:
         """Who we are: what botocore's default chain finds, as STS sees it. Raises IssueError."""
         return await self._awaited(lambda: None if self._suspect else self._identity)
 
+    async def usable(self) -> None:
+        """Wait until there are keys for application roles, those of the separate role if there is one.
+
+        Raises IssueError.
+        """
+        await self._awaited(self._keys)
+
     async def run(self) -> None:
         """Eternal: opens the client ahead of the first call, finds our own keys, and keeps them and the hop's good."""
         failures = 0

@@ -149,6 +149,11 @@ class StsClient:
         """The URL that is asked."""
         return str(self._client.meta.endpoint_url)
 
+    @property
+    def region(self) -> str:
+        """The region whose STS is asked."""
+        return str(self._client.meta.region_name)
+
     async def own_keys(self) -> Keys | None:
         """What the default chain finds (environment, web identity, files, metadata service); renewed when that is due.
 

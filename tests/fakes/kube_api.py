@@ -361,8 +361,8 @@ class FakeKubeApi:
                 return await self._fault(request, pair[1])
         if (refusal := self._refusal(seen)) is not None:
             return refusal
-        if resource == "events":
-            return self._write_event(seen, namespace, name)
+        if resource in {"events", "selfsubjectaccessreviews"}:
+            return self._write_event(seen, namespace, name) if resource == "events" else self._review(seen)
         if verb == "watch":
             return await self._watch(request, resource, namespace)
         if verb == "list":
@@ -382,6 +382,13 @@ class FakeKubeApi:
                 403, "Forbidden", f'User "agent" cannot {seen.verb} resource "{seen.resource}" at the cluster scope'
             )
         return None
+
+    def _review(self, seen: Seen) -> web.Response:
+        """What may be done, by what is forbidden."""
+        review = json.loads(seen.body)
+        asked = review["spec"]["resourceAttributes"]
+        allowed = (asked["verb"], asked["resource"]) not in self.forbidden
+        return web.json_response({**review, "status": {"allowed": allowed}}, status=201)
 
     async def _fault(self, request: web.BaseRequest, fault: Fault) -> web.StreamResponse:
         if fault.status:
@@ -426,8 +433,10 @@ class FakeKubeApi:
         except ValueError as error:
             return _refused(400, "BadRequest", str(error))
         items = [obj for obj in objects[seen.resource].values() if matches(obj)]
+        items, following = _page(items, seen.query)
         kind = {"pods": "PodList", "namespaces": "NamespaceList"}[seen.resource]
-        body: Json = {"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": str(version)}, "items": items}
+        metadata = {"resourceVersion": str(version), **({"continue": following} if following else {})}
+        body: Json = {"kind": kind, "apiVersion": "v1", "metadata": metadata, "items": items}
         if metadata_only:
             body |= {
                 "kind": "PartialObjectMetadataList",
@@ -560,7 +569,7 @@ def _place(path: str) -> tuple[str, str, str] | None:
     parts = path.strip("/").split("/")
     if parts[:2] == ["api", "v1"]:
         parts = parts[2:]
-    elif parts[:3] == ["apis", "events.k8s.io", "v1"]:
+    elif parts[:3] in (["apis", "events.k8s.io", "v1"], ["apis", "authorization.k8s.io", "v1"]):
         parts = parts[3:]
     else:
         return None
@@ -568,6 +577,12 @@ def _place(path: str) -> tuple[str, str, str] | None:
     if len(parts) > 2 and parts[0] == "namespaces":
         namespace, parts = parts[1], parts[2:]
     return namespace, parts[0], parts[1] if len(parts) > 1 else ""
+
+
+def _page(items: list[Json], query: Mapping[str, str]) -> tuple[list[Json], str]:
+    """The page that was asked for, and what leads to the next; empty at the last."""
+    begin, limit = int(query.get("continue", "0")), int(query.get("limit", "0")) or len(items)
+    return items[begin : begin + limit], str(begin + limit) if begin + limit < len(items) else ""
 
 
 def _event_trouble(event: Json) -> str:

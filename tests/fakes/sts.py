@@ -46,7 +46,7 @@ class Step:
 
     `delay` in seconds before anything else; `gate` is waited for; `code`, `message` and `status` make an error;
     `body` replaces the answer's; `reset` cuts the connection; `hang` never answers; `life` in seconds is the session's;
-    `edit` changes the text of a good answer.
+    `edit` changes the text of a good answer; `date` is what the answer says of the time.
     """
 
     delay: float = 0.0
@@ -59,6 +59,7 @@ class Step:
     hang: bool = False
     life: float | None = None
     edit: Callable[[str], str] = field(default=lambda text: text)
+    date: str = ""
 
 
 FINE = Step()
@@ -157,9 +158,9 @@ class FakeSts:
             return web.Response(status=step.status, body=step.body, content_type="text/xml")
         if step.code:
             text = error_xml(step.code, step.message)
-            return web.Response(status=step.status, text=text, content_type="text/xml")
+            return web.Response(status=step.status, text=text, content_type="text/xml", headers=_dated(step))
         text = step.edit(self._identity(asked) if asked.action == "GetCallerIdentity" else self._session(asked, step))
-        return web.Response(text=text, content_type="text/xml")
+        return web.Response(text=text, content_type="text/xml", headers=_dated(step))
 
     def _identity(self, asked: Asked) -> str:
         arn = self.arns[asked.key]
@@ -182,6 +183,10 @@ class FakeSts:
         ]
         user = [("AssumedRoleId", f"AROA:{session}"), ("Arn", arn)]
         return _xml(asked.action, [("Credentials", credentials), ("AssumedRoleUser", user)])
+
+
+def _dated(step: Step) -> dict[str, str]:
+    return {"Date": step.date} if step.date else {}
 
 
 def error_xml(code: str, message: str) -> str:
