@@ -16,7 +16,8 @@ from typing import Protocol
 
 import structlog
 
-from metaproxy.admin import Admin
+from metaproxy import sockets
+from metaproxy.admin import BACKLOG, Admin
 from metaproxy.budget import TokenBucket
 from metaproxy.redirectcommands import RedirectError
 from metaproxy.redirectnode import Report
@@ -160,8 +161,8 @@ async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]
         details=lambda: {"backend": backend, "notes": "; ".join(watch.notes) or "none"},
         explain=lambda _key, _value: None,
     )
-    with _turn() as turn, _listening() as sockets:
-        for each in sockets:
+    with _turn() as turn, _listening() as bells:
+        for each in bells:
             loop.add_reader(each, _heard, each, watch)
         await _taken(turn, stop)
         await watch.look()
@@ -172,7 +173,7 @@ async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
-            for each in sockets:
+            for each in bells:
                 loop.remove_reader(each)
             await admin.close()
 
@@ -182,7 +183,7 @@ async def _listened(admin: Admin, listen: tuple[str, int]) -> None:
     said = False
     while True:
         try:
-            await admin.open(*listen)
+            await admin.open([sockets.listening(*listen, backlog=BACKLOG, free=False)])
         except OSError as error:
             if not said:
                 log.error("cannot be looked at, trying again", listen=listen, error=str(error))  # noqa: TRY400

@@ -219,7 +219,7 @@ _ON_HOST = {
 }
 
 
-def _condition(facts: PodFacts) -> Condition:  # noqa: PLR0911  one for each there is
+def _condition(facts: PodFacts) -> Condition:
     decision, held = facts.decision, facts.held
     if decision is None:
         return Condition.HOST_NETWORK

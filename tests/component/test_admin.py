@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from metaproxy.admin import Admin
+from metaproxy.sockets import listening
 
 KNOWN: Mapping[str, Any] = {"pod": {"namespace": "shop", "name": "web"}}
 
@@ -43,7 +44,7 @@ class World:
 async def world() -> AsyncIterator[World]:
     """A listener on a port of its own choice."""
     world = World()
-    await world.admin.open("127.0.0.1", 0)
+    await world.admin.open([listening("127.0.0.1", 0, backlog=16, free=False)])
     yield world
     await world.admin.close()
 
