@@ -43,13 +43,14 @@ ul{list-style:none;margin:0;padding:0}
 table{width:100%;border-collapse:collapse;table-layout:fixed;background:var(--card)}
 .frame{border:1px solid var(--line);border-radius:.5rem;overflow:hidden;background:var(--card)}
 th,td{text-align:left;vertical-align:top;padding:.55rem .7rem;border-bottom:1px solid var(--line);font-weight:400}
-tbody tr:last-child>*{border-bottom:0}
+tbody:last-child>tr:last-child>*,tr:has(+.more)>*{border-bottom:0}
+.more td{padding-top:0;color:var(--soft);font-size:.9rem}
 thead th{color:var(--soft);font-size:.8rem;font-weight:600;background:var(--bg)}
-th:nth-child(1){width:17%}th:nth-child(2){width:12%}th:nth-child(3){width:13%}th:nth-child(4){width:22%}
-th:nth-child(5){width:11%}th:nth-child(6){width:13%}th:nth-child(7){width:12%}
+thead th:nth-child(1){width:19%}thead th:nth-child(2){width:14%}thead th:nth-child(3){width:16%}
+thead th:nth-child(4){width:14%}thead th:nth-child(5){width:12%}thead th:nth-child(6){width:13%}
 .name{font-weight:600}
 small{display:block;color:var(--soft);font-size:.85rem}
-code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
+code{font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 .bar{display:block;width:100%;max-width:9rem;height:.5rem;margin:.35rem 0 .2rem}
 .bar .track{fill:var(--track)}.bar .life{fill:currentColor}.bar .due{fill:var(--text)}
 .none{color:var(--soft)}
@@ -63,8 +64,8 @@ nav{margin-left:0}
 .frame{border:0;background:none;border-radius:0}
 table,tbody{display:block;background:none}
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-tbody tr{display:block;background:var(--card);border:1px solid var(--line);border-radius:.5rem;
-margin-bottom:.6rem;padding:.5rem .8rem}
+tbody{background:var(--card);border:1px solid var(--line);border-radius:.5rem;margin-bottom:.6rem;padding:.5rem .8rem}
+tbody tr{display:block}
 tbody tr>*,tbody tr:last-child>*{display:grid;grid-template-columns:6.5rem minmax(0,1fr);width:auto;border:0;
 padding:.2rem 0}
 tbody tr>*::before{content:attr(data-label);color:var(--soft);font-weight:400}
@@ -103,7 +104,7 @@ def render(view: View, *, refresh: int = 0) -> str:
 <body>
 <main>
 <header>
-<h1>metaproxy on <bdi>{node}</bdi></h1>
+<h1>metaproxy on {_said(view.node)}</h1>
 <span class="pill {tone}">{SIGNS[tone]} {word}</span>
 <nav aria-label="Refresh">{toggle}</nav>
 </header>
@@ -143,36 +144,50 @@ def _pods(view: View) -> str:
 <div class="frame">
 <table role="table" aria-labelledby="pods">
 <thead role="rowgroup"><tr role="row">{head}</tr></thead>
-<tbody role="rowgroup">
 {_lines(map(_row, view.rows))}
-</tbody>
 </table>
 </div>"""
 
 
 def _row(row: Row) -> str:
-    named = f'<span class="name"><bdi>{escape(row.name)}</bdi></span><small><bdi>{escape(row.namespace)}</bdi></small>'
     cells = (
         "".join(f"<div><code>{escape(address)}</code></div>" for address in row.addresses),
-        f'<span title="{escape(row.arn)}"><bdi>{escape(row.role)}</bdi></span>' if row.role else "",
-        _decision(row),
+        _said(row.role),
+        _marked(row.tone, _decision(row)),
         _freshness(row),
         _failure(row),
-        "".join(f"<div>{escape(carrier)}</div>" for carrier in row.carriers if carrier),
+        "".join(_carrier(parts) for parts in row.carriers if parts),
     )
+    name = f'<span class="name">{_said(row.name)}</span><small>{_said(row.namespace)}</small>'
     told = "".join(
-        f'<td role="cell" data-label="{column}"{"" if cell else " class=empty"}>'
-        f"<div>{cell or '<span class=none>–</span>'}</div></td>"  # noqa: RUF001
+        f'<td role="cell" data-label="{column}"{"" if cell else " class=empty"}><div>{cell or _NOTHING}</div></td>'
         for column, cell in zip(COLUMNS[1:], cells, strict=True)
     )
-    first = f'<th scope="row" role="rowheader" data-label="{COLUMNS[0]}"><div>{named}</div></th>'
-    return f'<tr role="row">{first}{told}</tr>'
+    return (
+        f'<tbody role="rowgroup"><tr role="row"><th scope="row" role="rowheader" data-label="{COLUMNS[0]}">'
+        f"<div>{name}</div></th>{told}</tr>{_more(row)}</tbody>"
+    )
+
+
+_NOTHING = '<span class="none">–</span>'  # noqa: RUF001  a dash that is one
+
+
+def _more(row: Row) -> str:
+    """What is said of a refusal or failure: a row of its own, because it is as long as all others together."""
+    said = "".join(f"<div>{_said(text)}</div>" for text in (row.why, row.trouble) if text)
+    if not said or row.tone is Tone.QUIET:
+        return ""
+    cell = f'<td role="cell" colspan="{len(COLUMNS)}" data-label="Why"><div>{said}</div></td>'
+    return f'<tr role="row" class="more">{cell}</tr>'
 
 
 def _decision(row: Row) -> str:
-    state = row.condition if row.decision == "permitted" else f"{row.decision} ({row.condition})"
-    text = f"permitted, {state}" if row.decision == "permitted" else state
-    return f"{_marked(row.tone, text)}<small><bdi>{escape(row.why)}</bdi></small>"
+    return f"{row.decision}, {row.condition}" if row.decision == "permitted" else row.decision or row.condition
+
+
+def _carrier(parts: Iterable[str]) -> str:
+    first, *rest = parts
+    return f"<div>{_said(first)}{''.join(f'<small>{_said(part)}</small>' for part in rest)}</div>"
 
 
 def _freshness(row: Row) -> str:
@@ -191,25 +206,26 @@ def _freshness(row: Row) -> str:
 def _failure(row: Row) -> str:
     if not row.failure:
         return ""
-    tone = row.tone if row.tone in {Tone.BAD, Tone.WARN} else Tone.WARN
-    return (
-        f"{_marked(tone, row.failure)}<small>{escape(row.failed)}</small>"
-        f"<small><bdi>{escape(row.trouble)}</bdi></small>"
-    )
+    tone = Tone.BAD if row.tone is Tone.BAD else Tone.WARN
+    return f"{_marked(tone, row.failure)}<small>{escape(row.failed)}</small>"
 
 
 def _fact(fact: Fact) -> str:
-    text = f"<bdi>{escape(fact.text)}</bdi>"
-    shown = text if fact.tone is Tone.QUIET else f'<span class="{fact.tone}">{SIGNS[fact.tone]}</span> {text}'
-    return f"<dt>{escape(fact.label)}</dt><dd>{shown}</dd>"
+    mark = "" if fact.tone is Tone.QUIET else f'<span class="{fact.tone}">{SIGNS[fact.tone]}</span> '
+    return f"<dt>{escape(fact.label)}</dt><dd>{mark}{_said(fact.text)}</dd>"
 
 
 def _marked(tone: Tone, text: str) -> str:
-    return f'<span class="{tone}">{SIGNS[tone]} <bdi>{escape(text)}</bdi></span>'
+    return f'<span class="{tone}">{SIGNS[tone]} {_said(text)}</span>'
 
 
 def _aside(check: Fact) -> str:
-    return "" if check.tone is Tone.GOOD else f"<small><bdi>{escape(check.text)}</bdi></small>"
+    return "" if check.tone is Tone.GOOD else f"<small>{_said(check.text)}</small>"
+
+
+def _said(text: str) -> str:
+    """A text of the view; it reads from the left, also when it begins with letters of a script that does not."""
+    return f'<bdi dir="ltr">{escape(text)}</bdi>' if text else ""
 
 
 def _lines(parts: Iterable[str]) -> str:

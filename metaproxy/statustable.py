@@ -88,7 +88,7 @@ def _pods(view: View, *, plain: bool) -> Iterator[RenderableType]:
     if closing := "; ".join([*counted, *([view.unlisted] if view.unlisted else [])]):
         yield Text(closing, style="dim")
     for row in view.rows:
-        for said in (row.why if row.tone in {Tone.BAD, Tone.WARN} and row.decision != "permitted" else "", row.trouble):
+        for said in ("" if row.tone is Tone.QUIET else row.why, row.trouble):
             if said:
                 yield Text.assemble((SIGNS[row.tone], STYLES[row.tone]), f" {row.namespace}/{row.name}: {said}")
 
@@ -102,7 +102,7 @@ def _cells(row: Row, *, plain: bool) -> Iterator[Text]:
     yield _freshness(row, plain=plain)
     yield Text(row.renews)
     yield Text(between.join(part for part in (row.failure, row.failed) if part))
-    yield Text(between.join(carrier for carrier in row.carriers if carrier))
+    yield Text(between.join(" ".join(parts) for parts in row.carriers if parts))
 
 
 def _freshness(row: Row, *, plain: bool) -> Text:

@@ -77,7 +77,7 @@ class Row:
     failure: str = ""
     failed: str = ""
     trouble: str = ""
-    carriers: tuple[str, ...] = ()
+    carriers: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +180,7 @@ def _row(pod: Mapping[str, Any], base: str) -> Row:
         role=arn.removeprefix(base) if base else arn,
         arn=arn,
         decision="permitted" if allowed else _text(decision, "reason"),
-        why=_text(decision, "rule") if allowed else _joined(_text(decision, "message"), _text(decision, "remedy")),
+        why="" if allowed else _joined(_text(decision, "message"), _text(decision, "remedy")),
         life=min(1.0, max(0.0, (left or 0.0) / (life or 1.0))) if known else None,
         renewal=min(1.0, max(0.0, ((left or 0.0) - renews) / (life or 1.0))) if known and renews is not None else None,
         left=duration(left or 0.0) if known else "being fetched" if held.get("fetching") is True else "",
@@ -201,7 +201,8 @@ def _failure(failure: Mapping[str, Any]) -> tuple[str, str, str]:
     return f"{reason} ({code})" if code else reason, when, _joined(_text(failure, "message"), _text(failure, "remedy"))
 
 
-def _carrier(address: Mapping[str, Any]) -> str:
+def _carrier(address: Mapping[str, Any]) -> tuple[str, ...]:
+    """The device, and what else is to be said of it."""
     place, refused = _mapping(address.get("carrier")), _mapping(address.get("connections_refused"))
     device, bridge, hardware = (_text(place, key) for key in ("device", "bridge", "hardware"))
     words = [f"{bridge} port {device}" if bridge and device else device or bridge, hardware]
@@ -210,7 +211,7 @@ def _carrier(address: Mapping[str, Any]) -> str:
         words.append(f"{reason} ({why})" if why else reason)
     if refused:
         words.append(f"{_whole(refused, 'number')} connections refused: {_text(refused, 'reason')}")
-    return ", ".join(word for word in words if word)
+    return tuple(word for word in words if word)
 
 
 def _joined(message: str, remedy: str) -> str:

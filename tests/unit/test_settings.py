@@ -58,6 +58,7 @@ SAMPLES: Mapping[str, tuple[str, list[str], Any, Any]] = {
     "server.hold": ("0.5", ["0.5"], 0.5, 0.5),
     "server.connections_per_address": ("7", ["7"], 7, 7),
     "admin.listen": ("[::]:9", ["[::]:9"], "[::]:9", ("::", 9)),
+    "admin.socket": ("/run/admin", ["/run/admin"], "/run/admin", Path("/run/admin")),
     "server.accept_direct": ("false", ["false"], False, False),
     "node.remove_startup_taint": ("true", ["true"], True, True),
     "redirect.device": ("eth0", ["eth0"], "eth0", "eth0"),
