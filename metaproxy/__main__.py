@@ -9,6 +9,7 @@ Exit codes: 0 clean, 1 failed while running, 2 bad usage or settings. What a com
 
 import argparse
 import difflib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,9 @@ class Command:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What cannot be written in this terminal's letters is written out: it may be a pod's name.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         match given:
             case ["--version", *_]:

@@ -54,6 +54,10 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
         number = next(self._numbers)
         await self._socket.send_json({"id": number, "method": "Page.navigate", "params": {"url": url}})
+        await self.loaded()
+
+    async def loaded(self) -> None:
+        """Wait until a page is loaded, the next one from now on."""
         while (await self._socket.receive_json(timeout=PATIENCE)).get("method") != "Page.loadEventFired":
             pass
 
