@@ -46,8 +46,8 @@ th,td{text-align:left;vertical-align:top;padding:.55rem .7rem;border-bottom:1px 
 tbody:last-child>tr:last-child>*,tr:has(+.more)>*{border-bottom:0}
 .more td{padding-top:0;color:var(--soft);font-size:.9rem}
 thead th{color:var(--soft);font-size:.8rem;font-weight:600;background:var(--bg)}
-thead th:nth-child(1){width:19%}thead th:nth-child(2){width:14%}thead th:nth-child(3){width:16%}
-thead th:nth-child(4){width:14%}thead th:nth-child(5){width:12%}thead th:nth-child(6){width:13%}
+thead th:nth-child(1){width:18%}thead th:nth-child(2){width:14%}thead th:nth-child(3){width:15%}
+thead th:nth-child(4){width:16%}thead th:nth-child(5){width:12%}thead th:nth-child(6){width:13%}
 .name{font-weight:600}
 small{display:block;color:var(--soft);font-size:.85rem}
 code{font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
@@ -216,7 +216,7 @@ def _fact(fact: Fact) -> str:
 
 
 def _marked(tone: Tone, text: str) -> str:
-    return f'<span class="{tone}">{SIGNS[tone]} {_said(text)}</span>'
+    return f'<span class="{tone}">{SIGNS[tone]}&nbsp;{_said(text)}</span>'
 
 
 def _aside(check: Fact) -> str:

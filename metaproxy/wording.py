@@ -10,6 +10,8 @@ MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 def printable(text: str) -> str:
     """Text that does nothing to a terminal or to the order of letters: parts of it were written by pods' owners."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
