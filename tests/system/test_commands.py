@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -22,6 +23,7 @@ import pytest
 
 from metaproxy import __version__
 from metaproxy.__main__ import COMMANDS, main
+from metaproxy.status import Condition
 from scripts.generate_docs import DOCS
 from tests.fakes.process import own_address
 
@@ -457,14 +459,18 @@ def on_terminal(words: list[str], until: str) -> tuple[int, str]:
     )
     os.close(theirs)
     said, interrupted = b"", False
-    with contextlib.suppress(OSError):  # the terminal is gone with its last process
-        while select.select([ours], [], [], PATIENCE)[0] and (part := os.read(ours, 65536)):
-            said += part
-            if until.encode() in said and not interrupted:
-                interrupted = True
-                process.send_signal(signal.SIGINT)
-    os.close(ours)
-    return process.wait(PATIENCE), said.decode()
+    try:
+        with contextlib.suppress(OSError):  # the terminal is gone with its last process
+            while select.select([ours], [], [], PATIENCE)[0] and (part := os.read(ours, 65536)):
+                said += part
+                if until.encode() in said and not interrupted:
+                    interrupted = True
+                    process.send_signal(signal.SIGINT)
+        return process.wait(PATIENCE), said.decode()
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait()
 
 
 def test_status_on_a_terminal(agent: Running) -> None:
@@ -489,3 +495,77 @@ def test_watching_outlives_the_agent(tmp_path: Path) -> None:
     code, said = on_terminal(["status", "--watch", f"--admin.socket={tmp_path / 'admin'}"], "asking again")
     assert code == 0
     assert "no agent answers at" in said
+
+
+PAGE = (DOCS / "status.md").read_text()
+
+COMMANDS_OF_THE_PAGE = re.findall(r"^metaproxy [^#\n]*", PAGE, re.MULTILINE)
+
+
+def test_the_commands_of_the_status_page(tmp_path: Path) -> None:
+    """Each does what the page says, with an agent that is started as the page says: no address, one socket."""
+    path = tmp_path / "admin.sock"
+    commands = [line.replace("/run/metaproxy/admin.sock", str(path)).split()[1:] for line in COMMANDS_OF_THE_PAGE]
+    [run] = [words for words in commands if words[0] == "run"]
+    (tmp_path / "pods.yaml").write_text(PODS)
+    host = own_address()
+    settings = {
+        "METAPROXY_SOURCE__MANIFESTS": str(tmp_path / "pods.yaml"),
+        "METAPROXY_SERVER__LISTEN": f"{host}:8181",
+        "METAPROXY_UPSTREAM__URL": f"http://{host}:9",
+        "METAPROXY_STS__ENDPOINT_URL": f"http://{host}:9",
+        "METAPROXY_STS__REGION": "us-east-1",
+        "METAPROXY_LOG__FORMAT": "json",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metaproxy", *run], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process:
+        for line in process.stdout:
+            if json.loads(line)["event"] == "listening":
+                break
+        drain = threading.Thread(target=process.stdout.read, daemon=True)
+        drain.start()
+        outcomes = {}
+        try:
+            for words in commands:
+                if words[0] == "run":
+                    continue
+                if "--watch" in words:
+                    outcomes[" ".join(words[:2])] = on_terminal([*words, f"--admin.socket={path}"], "shop/thief")[0]
+                else:
+                    outcomes[" ".join(words[:2])] = metaproxy(*words, METAPROXY_ADMIN__SOCKET=str(path)).returncode
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(PATIENCE)
+            drain.join(PATIENCE)
+    assert code == 0
+    assert outcomes == {
+        "status": 0,
+        "status --watch": 0,
+        "status --json": 0,
+        f"health --admin.socket={path}": 0,
+        "health --ready": 1,  # it has no identity here
+    }
+    assert not path.exists()
+
+
+def test_every_condition_is_on_the_status_page() -> None:
+    """And every path that the page tells of is there."""
+    rows = re.findall(r"^\| ([a-z ]+) \|", PAGE, re.MULTILINE)
+    assert {condition.value for condition in Condition} == set(rows) - {"condition", "path"}
+
+
+def test_a_socket_that_is_somebodys(agent: Running, tmp_path: Path) -> None:
+    """An agent does not start where another listens: exit code 1, and the other goes on."""
+    done = metaproxy(
+        "run",
+        f"--source.manifests={tmp_path}",
+        f"--admin.socket={agent.socket}",
+        "--admin.listen=none",
+        f"--server.listen={own_address()}:8181",
+    )
+    assert done.returncode == 1
+    assert "another process listens there" in done.stdout
+    assert metaproxy("health", f"--admin.socket={agent.socket}").returncode == 0
