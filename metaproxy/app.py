@@ -163,13 +163,13 @@ class Agent:
         """Let people see us, until the stack is left."""
         listen, path = self._settings.admin.listen, self._settings.admin.socket
         listening = []
-        if listen is not None:
-            listening.append(sockets.listening(*listen, backlog=BACKLOG, free=False))
         if path is not None:
             # In a thread: it looks at files, and another process may be looking at the same.
             own = await asyncio.to_thread(UnixSocket, path, backlog=BACKLOG)
             stack.push_async_callback(asyncio.to_thread, own.remove)
             listening.append(own.socket)
+        if listen is not None:
+            listening.append(sockets.listening(*listen, backlog=BACKLOG, free=False))
         stack.push_async_callback(self.admin.close)
         await self.admin.open(listening)
 

@@ -211,6 +211,18 @@ async def test_an_address_and_localhost_are_no_foreign_names(world: World, path:
     assert (await world.get(path, Host=name))[0] == 200
 
 
+async def test_who_names_nobody_is_no_browser(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is any name looked up for it, which would block the loop."""
+    monkeypatch.setattr("socket.getfqdn", lambda _name="": "looked.up.example")
+    reader, writer = await asyncio.open_connection(*world.admin.address)
+    writer.write(b"GET /explain?pod=shop/web HTTP/1.0\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+    assert answer.startswith(b"HTTP/1.0 200 OK")
+
+
 async def test_a_foreign_name_may_read_metrics(world: World) -> None:
     """Whoever scrapes and probes has its own name for the node."""
     for path in ("/metrics", "/readyz", "/livez"):
