@@ -160,7 +160,7 @@ def _elsewhere(request: web.Request, why: str) -> web.Response | None:
     peer = canonical_address(request.remote)
     if peer is None or not ipaddress.ip_address(peer).is_loopback:
         return _json(403, {"message": why})
-    # Not request.host, which asks the resolver when there is none: no browser leaves it out.
+    # No browser leaves it out.
     if not _own_name(request.headers.get("Host", "localhost")):
         return _json(403, {"message": "ask by address or as localhost, not by another name"})
     return None
