@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PURE := addresses awschecks budget caller carriers clusterfacts compat credentials doctorchecks entitlements errors eventobjects findings iamdocuments iamformats imds loglimit migration neighbours netlink nodechecks objects peers policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles ties tokens trust watchlines
+PURE := addresses awschecks budget caller carriers clusterfacts compat credentials doctorchecks entitlements errors eventobjects findings iamdocuments iamformats imds loglimit migration neighbours netlink nodechecks objects peers policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles status statuspage statusview ties tokens trust watchlines wording
 # What works on a node alone: covered by the tests in network namespaces.
 NODE := redirect redirectcommands redirectneighbours redirectnode
 comma := ,
@@ -11,7 +11,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-network lint bench check docs lock clean
+.PHONY: help venv demo test test-all test-network test-browser lint bench check docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ test-network: $(STAMP) ## the tests in network namespaces (root, nftables, iptab
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=95 --include=$(subst $(space),$(comma),$(NODE:%=metaproxy/%.py))
 	$(BIN)/python -m pytest tests/network --ignore=tests/network/test_redirect.py $(ARGS)
+
+test-browser: $(STAMP) ## the status page in a real browser (Chromium); pictures of it in build/browser
+	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 lint: $(STAMP) ## style, types, layers, generated documents
 	$(BIN)/ruff check .

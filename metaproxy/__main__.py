@@ -9,6 +9,7 @@ Exit codes: 0 clean, 1 failed while running, 2 bad usage or settings. What a com
 
 import argparse
 import difflib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from metaproxy import __version__
+from metaproxy.adminclient import AgentError, Where, ask, shown
+from metaproxy.wording import printable
 
 if TYPE_CHECKING:
     from metaproxy.settingsources import Parser
 
 CLEAN, FAILED, USAGE = 0, 1, 2
-
-PROBE_SECONDS = 2.0
-"""Seconds that the agent has for an answer about itself: it has it at hand, so more would not help."""
 
 _OK = 200
 _DEMO_PACKAGES = ("moto", "flask", "boto3")
@@ -32,10 +32,6 @@ _DEMO_PACKAGES = ("moto", "flask", "boto3")
 
 class UsageError(Exception):
     """Bad usage: what is wrong, in lines for a person."""
-
-
-class AgentError(Exception):
-    """The running agent cannot be asked: says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +47,9 @@ class Command:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What cannot be written in this terminal's letters is written out: it may be a pod's name.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         match given:
             case ["--version", *_]:
@@ -63,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _act(name, rest)
     except UsageError as error:
         for line in str(error).splitlines():
-            print(f"metaproxy: {_printable(line)}", file=sys.stderr)
+            print(f"metaproxy: {printable(line)}", file=sys.stderr)
         return USAGE
     except AgentError as error:
-        print(f"metaproxy: {_printable(str(error))}", file=sys.stderr)
+        print(f"metaproxy: {printable(str(error))}", file=sys.stderr)
         return FAILED
     return CLEAN
 
@@ -241,7 +240,7 @@ def _doctor(name: str, arguments: Sequence[str]) -> int:
         print(json.dumps(as_document(found), indent=2))
     else:
         for line in as_lines(found):
-            print(_printable(line))
+            print(printable(line))
     return CLEAN if good(found) else FAILED
 
 
@@ -265,10 +264,10 @@ def _demo(name: str, arguments: Sequence[str]) -> int:
 def _health(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(name)
     parser.add_argument("--ready", action="store_true")
-    options, address = _admin(parser, arguments)
-    status, body = _ask(address, "/readyz?verbose" if options.ready else "/livez")
+    options, where = _admin(parser, arguments)
+    status, body = ask(where, "/readyz?verbose" if options.ready else "/livez")
     for line in body.rstrip("\n").split("\n"):
-        print(_printable(line))
+        print(printable(line))
     return CLEAN if status == _OK else FAILED
 
 
@@ -278,7 +277,7 @@ def _explain(name: str, arguments: Sequence[str]) -> int:
     whom.add_argument("--pod")
     whom.add_argument("--ip")
     parser.add_argument("--json", action="store_true")
-    options, address = _admin(parser, arguments)
+    options, where = _admin(parser, arguments)
     if options.pod is not None and not all(options.pod.partition("/")):
         raise UsageError("--pod: write NAMESPACE/NAME")
     if options.ip is not None:
@@ -289,13 +288,7 @@ def _explain(name: str, arguments: Sequence[str]) -> int:
         except ValueError as error:
             raise UsageError("--ip: write an IP address") from error
     query = {"pod": options.pod} if options.pod is not None else {"ip": options.ip}
-    status, body = _ask(address, f"/explain?{urlencode(query)}")
-    try:
-        about = json.loads(body)
-    except (ValueError, RecursionError):
-        about = None
-    if not isinstance(about, dict):
-        raise AgentError(f"what answers at {_shown(address)} is no agent")
+    status, about = _document(where, f"/explain?{urlencode(query)}")
     if options.json:
         print(json.dumps(about, indent=2))
     else:
@@ -305,14 +298,14 @@ def _explain(name: str, arguments: Sequence[str]) -> int:
 
 def _lines(about: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """A document for a person: whatever is in it, one line for each value."""
-    labelled = [(_printable(key.replace("_", " ")), value) for key, value in about.items()]
+    labelled = [(printable(key.replace("_", " ")), value) for key, value in about.items()]
     width = max((len(label) for label, value in labelled if not isinstance(value, dict)), default=0)
     for label, value in labelled:
         if isinstance(value, dict):
             yield f"{indent}{label}"
             yield from _lines(value, f"{indent}  ")
         else:
-            yield f"{indent}{label:<{width}}  {_printable(_words(value))}"
+            yield f"{indent}{label:<{width}}  {printable(_words(value))}"
 
 
 def _words(value: object) -> str:
@@ -326,9 +319,35 @@ def _words(value: object) -> str:
     return str(value)
 
 
-def _printable(text: str) -> str:
-    """Text that does nothing to a terminal: parts of it were written by pods' owners."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+def _status(name: str, arguments: Sequence[str]) -> int:
+    parser = _parser(name)
+    for option in ("--json", "--watch"):
+        parser.add_argument(option, action="store_true")
+    options, where = _admin(parser, arguments)
+    if options.watch and (options.json or not sys.stdout.isatty()):
+        raise UsageError("--watch redraws a terminal: it goes with no --json and no pipe")
+    from metaproxy import statustable  # noqa: PLC0415  see the module
+    from metaproxy.statusview import view  # noqa: PLC0415
+
+    def look() -> dict[str, Any]:
+        status, about = _document(where, "/status.json")
+        if status != _OK:
+            raise AgentError(f"the agent at {shown(where)} does not tell: {about.get('message', status)}")
+        return about
+
+    def again() -> Any:
+        try:
+            return view(look())
+        except AgentError as error:
+            return printable(f"metaproxy: {error}; asking again")
+
+    if options.watch:
+        statustable.watch(again)
+    elif options.json:
+        print(json.dumps(look(), indent=2))
+    else:
+        statustable.show(view(look()))
+    return CLEAN
 
 
 def _parser(name: str) -> "Parser":
@@ -338,41 +357,37 @@ def _parser(name: str) -> "Parser":
     return Parser(f"metaproxy {name}", Settings)
 
 
-def _admin(parser: "Parser", arguments: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, int]]:
+def _admin(parser: "Parser", arguments: Sequence[str]) -> tuple[argparse.Namespace, Where]:
     """The command's options, and where the running agent can be asked."""
     from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
     from metaproxy.settingsources import load_group  # noqa: PLC0415
 
     try:
         options, flags = parser.read(arguments)
-        host, port = load_group(Settings, flags, "admin").listen
+        admin = load_group(Settings, flags, "admin")
     except SettingsError as error:
         raise UsageError(str(error)) from error
+    if admin.socket is not None:
+        return options, admin.socket
+    if admin.listen is None:
+        raise UsageError("--admin.listen: with none nobody can be asked; give --admin.socket")
+    host, port = admin.listen
     if port == 0:
         raise UsageError("--admin.listen: with port 0 nobody knows where the agent listens; give the port")
     # Who listens on every address answers on this one.
     return options, ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
 
 
-def _ask(address: tuple[str, int], target: str) -> tuple[int, str]:
-    """Status and body of the running agent's answer. No proxy is asked."""
-    import http.client  # noqa: PLC0415
-
-    connection = http.client.HTTPConnection(*address, timeout=PROBE_SECONDS)
+def _document(where: Where, target: str) -> tuple[int, dict[str, Any]]:
+    """Status and document of the running agent's answer."""
+    status, body = ask(where, target)
     try:
-        connection.request("GET", target)
-        response = connection.getresponse()
-        return response.status, response.read().decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise AgentError(f"no agent answers at {_shown(address)}: {why}") from error
-    finally:
-        connection.close()
-
-
-def _shown(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        about = json.loads(body)
+    except (ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        raise AgentError(f"what answers at {shown(where)} is no agent")
+    return status, about
 
 
 class _PlainParser(argparse.ArgumentParser):
@@ -459,6 +474,15 @@ COMMANDS = {
         "  FLAGS\n      The flags that the peer is started with.",
         act=_doctor,
     ),
+    "status": Command(
+        summary="ask the running agent about all pods of its node",
+        usage="[--json | --watch] [settings]",
+        about="Tells each pod's role, decision, session, last failure and carrier, and how the agent itself is.\n"
+        "Exit code 1 when the agent does not answer.\n\n"
+        "  --json\n      The same for a program.\n"
+        "  --watch\n      Look again every 2 s, until Ctrl-C.",
+        act=_status,
+    ),
     "health": Command(
         summary="ask the running agent whether it is alive, or ready",
         usage="[--ready] [settings]",
@@ -468,7 +492,7 @@ COMMANDS = {
     ),
 }
 
-_GROUPS = {"explain": "admin", "health": "admin", "redirect": "redirect"}
+_GROUPS = {"explain": "admin", "health": "admin", "status": "admin", "redirect": "redirect"}
 """Commands for which one group of settings matters."""
 
 _BARE = {"--include-interface", "--exclude-interface", "--exclude-source"}

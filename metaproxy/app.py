@@ -9,6 +9,7 @@ import os
 import random
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -18,8 +19,8 @@ from typing import Any
 import structlog
 import uvloop
 
-from metaproxy import __version__, keyfile, sockets, tokens
-from metaproxy.admin import Admin
+from metaproxy import __version__, keyfile, sockets, status, tokens
+from metaproxy.admin import BACKLOG, Admin
 from metaproxy.broker import Broker
 from metaproxy.caller import Directory
 from metaproxy.entitlements import Entitlements
@@ -43,6 +44,7 @@ from metaproxy.sts import Options, Sts
 from metaproxy.taint import StartupTaint
 from metaproxy.telemetry import Metrics, configure_logging, measure_lag
 from metaproxy.ties import Why
+from metaproxy.unixsocket import UnixSocket
 from metaproxy.witness import Witness
 
 log = structlog.get_logger()
@@ -57,6 +59,7 @@ class Agent:
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
+        self._started = clock()
         self.metrics = Metrics()
         directory = Directory()
         self._rules = rules_of(settings)
@@ -109,6 +112,7 @@ class Agent:
             },
             details=self._details,
             explain=self._explain,
+            status=self._status,
         )
 
     @property
@@ -126,8 +130,7 @@ class Agent:
         settings = self._settings
         async with AsyncExitStack() as stack:
             # First what lets people see us, then what can get stuck.
-            await self.admin.open(*settings.admin.listen)
-            stack.push_async_callback(self.admin.close)
+            await self._open_admin(stack)
             for resource in (self._upstream, self._sts, self._kube):
                 if resource is not None:
                     await stack.enter_async_context(resource)
@@ -155,6 +158,20 @@ class Agent:
                 await self._listener.close()
                 for task in tasks:
                     task.cancel()
+
+    async def _open_admin(self, stack: AsyncExitStack) -> None:
+        """Let people see us, until the stack is left."""
+        listen, path = self._settings.admin.listen, self._settings.admin.socket
+        listening = []
+        if path is not None:
+            # In a thread: it looks at files, and another process may be looking at the same.
+            own = await asyncio.to_thread(UnixSocket, path, backlog=BACKLOG)
+            stack.push_async_callback(asyncio.to_thread, own.remove)
+            listening.append(own.socket)
+        if listen is not None:
+            listening.append(sockets.listening(*listen, backlog=BACKLOG, free=False))
+        stack.push_async_callback(self.admin.close)
+        await self.admin.open(listening)
 
     def _duties(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
@@ -239,6 +256,30 @@ class Agent:
         if self._taint is not None:
             details["startup taint"] = self._taint.status()
         return details
+
+    def _status(self) -> Mapping[str, Any]:
+        pods, unlisted = self._explainer.all(
+            sockets.device_name,
+            lambda address: self._listener.refusal(address) if hasattr(self, "_listener") else None,
+        )
+        base = self._entitlements.rules.base
+        return status.document(
+            status.Agent(
+                version=__version__,
+                node=self._settings.node_name or socket.gethostname(),
+                started=self._started,
+                identity=self._sts.status(),
+                base_arn=base.arn if base else "",
+                source=self._source.status(),
+                witness="off" if self._witness is None else self._witness_status(self._witness),
+            ),
+            checks=self.admin.troubles(),
+            watches=self._source.watches() if isinstance(self._source, KubeSource) else (),
+            spending=self._broker.spending(),
+            pods=pods,
+            unlisted=unlisted,
+            now=self._clock(),
+        )
 
     def _witness_status(self, witness: Witness) -> str:
         states = self._finder.directory.witness().states()

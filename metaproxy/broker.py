@@ -20,7 +20,7 @@ from typing import Protocol
 
 import structlog
 
-from metaproxy.budget import TokenBucket
+from metaproxy.budget import Spending, TokenBucket
 from metaproxy.credentials import LAST_SERVED, Credentials, FailureClass, pause, renew_at, usable
 from metaproxy.eager import in_task
 from metaproxy.errors import (
@@ -79,14 +79,21 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What is held of a call, for explanations: Unix seconds, no secret."""
+    """What is held of a call, for explanations: Unix seconds, no secret. `failing` and `retry_in` are seconds."""
 
     held: bool
     fetching: bool
+    issued: float | None
     expires: float | None
     renew_at: float | None
     failure: IssueError | None
+    failing: float | None
     retry_in: float | None
+
+
+_NOTHING = State(
+    held=False, fetching=False, issued=None, expires=None, renew_at=None, failure=None, failing=None, retry_in=None
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +110,7 @@ class _Entry:
     serve_by: float = 0.0
     failure: IssueError | None = None
     failures: int = 0
+    failing_since: float = 0.0
     retry_at: float = 0.0
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -142,7 +150,8 @@ class Broker:
         self._entries: dict[AssumeRole, _Entry] = {}
         self._wants: dict[str, AssumeRole] = {}
         self._wake = asyncio.Event()
-        self._flights = 0
+        self._bucket: TokenBucket | None = None
+        self._flights = self._queued = 0
 
     def want(self, uid: str, call: AssumeRole | None) -> None:
         """The pod is entitled to this call from now on, or to none: fetched at once, renewed while anybody wants it."""
@@ -208,21 +217,36 @@ class Broker:
         """What is held of the call."""
         entry = self._entries.get(call)
         if entry is None:
-            return State(held=False, fetching=False, expires=None, renew_at=None, failure=None, retry_in=None)
+            return _NOTHING
         held = self._usable(entry)
         now = asyncio.get_running_loop().time()
         return State(
             held=held is not None,
             fetching=entry.flying,
+            issued=held.issued if held else None,
             expires=held.expires if held else None,
             renew_at=entry.renew_at if held else None,
             failure=entry.failure,
+            failing=now - entry.failing_since if entry.failure else None,
             retry_in=max(0.0, entry.retry_at - now) if entry.failure else None,
+        )
+
+    def spending(self) -> Spending:
+        """How much of the budget towards STS is left, and what is made of it."""
+        left = self._burst if self._bucket is None else self._bucket.level(asyncio.get_running_loop().time())
+        return Spending(
+            tokens=left,
+            burst=self._burst,
+            rate=self._rate,
+            flights=self._flights,
+            concurrency=self._concurrency,
+            queued=self._queued,
         )
 
     async def run(self) -> None:
         """Eternal: starts what is due; owns every flight."""
-        bucket = TokenBucket(rate=self._rate, burst=self._burst, now=asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        bucket = self._bucket = TokenBucket(rate=self._rate, burst=self._burst, now=now)
         async with asyncio.TaskGroup() as group:
             while True:
                 self._wake.clear()
@@ -269,7 +293,8 @@ class Broker:
             self._flights += 1
             entry.flying = True
             group.create_task(self._fly(entry), name=f"assume {entry.call.role.name}")
-        self._measure(wall, queued=len(due) - started)
+        self._queued = len(due) - started
+        self._measure(wall, queued=self._queued)
         return nap
 
     def _due_in(self, entry: _Entry, now: float, wall: float) -> float | None:
@@ -360,6 +385,9 @@ class Broker:
         )
 
     def _failed(self, entry: _Entry, failure: IssueError) -> None:
+        now = asyncio.get_running_loop().time()
+        if entry.failure is None:
+            entry.failing_since = now
         entry.failures += 1
         entry.failure = failure
         wait = pause(
@@ -368,7 +396,7 @@ class Broker:
             jitter=self._chance(),
             holding=self._usable(entry) is not None,
         )
-        entry.retry_at = asyncio.get_running_loop().time() + wait
+        entry.retry_at = now + wait
         log.warning(
             "no session",
             role_arn=entry.call.role.arn,

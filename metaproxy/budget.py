@@ -3,6 +3,20 @@
 Knows: arithmetic. Must not know: the clock, what is being limited.
 """
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """The budget towards STS: calls that may begin at once of at most `burst`, calls under way, calls that wait."""
+
+    tokens: float
+    burst: float
+    rate: float
+    flights: int
+    concurrency: int
+    queued: int
+
 
 class TokenBucket:
     """`burst` tokens at most, `rate` new ones each second; starts full."""
@@ -28,6 +42,11 @@ class TokenBucket:
         self._fill(now)
         # A hair more than the bare quotient: rounding must not wake us a moment too early again and again.
         return 0.0 if self._level >= 1.0 else (1.0 - self._level) / self._rate + 1e-6
+
+    def level(self, now: float) -> float:
+        """How many tokens there are."""
+        self._fill(now)
+        return self._level
 
     def _fill(self, now: float) -> None:
         self._level = min(self._burst, self._level + max(0.0, now - self._last) * self._rate)

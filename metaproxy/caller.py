@@ -189,6 +189,10 @@ class Directory:
         """The pods that are to be seen on the bridge before the address has an owner: for the operator alone."""
         return self._ties.awaited(address) if self._ties is not None else []
 
+    def carrier(self, address: str) -> Carrier | None:
+        """What the kernel shows at the address now, if anybody looks."""
+        return self._ties.sight(address) if self._ties is not None else None
+
     def claims(self, address: str) -> list[Pod]:
         """The live pods that say they have the address."""
         return list(self._claims.get(address, {}).values())

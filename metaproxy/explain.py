@@ -6,49 +6,16 @@ Must not know: any secret; it never sees one.
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from metaproxy.caller import Directory, Pod
 from metaproxy.entitlements import Entitlements
-from metaproxy.errors import IssueError, Reason
+from metaproxy.errors import Reason
 from metaproxy.imds import date
 from metaproxy.policy import Grant
 from metaproxy.roles import AssumeRole
+from metaproxy.status import Address, Held, Place, PodFacts, decided, listed
 from metaproxy.ties import Why
-
-
-class Held(Protocol):
-    """What is held of a call; read-only, so that a frozen value will do."""
-
-    @property
-    def held(self) -> bool:
-        """Whether there is a session to serve."""
-        ...
-
-    @property
-    def fetching(self) -> bool:
-        """Whether STS is being asked."""
-        ...
-
-    @property
-    def expires(self) -> float | None:
-        """The session's real end, in Unix seconds."""
-        ...
-
-    @property
-    def renew_at(self) -> float | None:
-        """When it is due for renewal, in Unix seconds."""
-        ...
-
-    @property
-    def failure(self) -> IssueError | None:
-        """What went wrong last, if nothing went well since."""
-        ...
-
-    @property
-    def retry_in(self) -> float | None:
-        """Seconds until STS is asked again."""
-        ...
 
 
 class Explainer:
@@ -116,16 +83,7 @@ class Explainer:
             return {**about, "decision": {"allowed": False, "message": f"the pod owns no address of its own: {why}"}}
         decision = self._entitlements.of(pod)
         if not isinstance(decision, Grant):
-            return {
-                **about,
-                "decision": {
-                    "allowed": False,
-                    "reason": decision.reason.value,
-                    "rule": decision.rule,
-                    "message": decision.message,
-                    "remedy": decision.remedy,
-                },
-            }
+            return {**about, "decision": decided(decision)}
         call = decision.call
         return {
             **about,
@@ -137,9 +95,52 @@ class Explainer:
                 "tags": [key for key, _ in call.tags],
                 "source_identity": call.source_identity,
             },
-            "decision": {"allowed": True, "rule": decision.rule},
+            "decision": decided(decision),
             "credentials": self._credentials(call),
         }
+
+    def all(
+        self, device_name: Callable[[int], str], refused: Callable[[str], tuple[Reason, int] | None]
+    ) -> tuple[list[PodFacts], int]:
+        """The facts about each pod that is worth a line, by name; and how many are not.
+
+        `device_name` tells a device by its index, `refused` why connections of an address were refused last.
+        """
+        pods = sorted(self._directory.pods(), key=lambda pod: (pod.namespace, pod.name, pod.uid))
+        found = [self._facts(pod, device_name, refused) for pod in pods if listed(pod)]
+        return found, len(pods) - len(found)
+
+    def _facts(
+        self, pod: Pod, device_name: Callable[[int], str], refused: Callable[[str], tuple[Reason, int] | None]
+    ) -> PodFacts:
+        if not pod.live:
+            return PodFacts(pod=pod)
+        decision = self._entitlements.of(pod)
+        return PodFacts(
+            pod=pod,
+            decision=decision,
+            held=self._state(decision.call) if isinstance(decision, Grant) else None,
+            addresses=[
+                Address(
+                    text=address,
+                    owned=self._directory.owners(address) == [pod],
+                    why=self._directory.withdrawn(address),
+                    place=self._place(address, device_name),
+                    refused=refused(address),
+                )
+                for address in pod.addresses
+            ],
+        )
+
+    def _place(self, address: str, device_name: Callable[[int], str]) -> Place | None:
+        carrier = self._directory.carrier(address)
+        if carrier is None:
+            return None
+        return Place(
+            device=device_name(carrier.link) if carrier.link else "",
+            bridge=device_name(carrier.bridge) if carrier.bridge else "",
+            hardware=carrier.hardware.hex(":"),
+        )
 
     def _credentials(self, call: AssumeRole) -> dict[str, Any]:
         held = self._state(call)

@@ -15,6 +15,7 @@ from metaproxy.kubeclient import JSON, KubeClient
 from metaproxy.listwatch import ListWatch, Reason, Timing
 from metaproxy.objects import namespace_from, pod_from, version_of
 from metaproxy.resources import ItemT, Resource, read_list
+from metaproxy.status import Watch
 from metaproxy.telemetry import Metrics
 
 PODS, NAMESPACES = "/api/v1/pods", "/api/v1/namespaces"
@@ -115,6 +116,19 @@ class KubeSource:
     def status(self) -> str:
         """One line for a person: what is known, and what is wrong."""
         return f"{self.pods.status()}; {self.namespaces.status()}"
+
+    def watches(self) -> list[Watch]:
+        """Both list-watches, for whoever looks."""
+        return [
+            Watch(
+                resource=name,
+                synced=watch.synced,
+                last_word=watch.last_word,
+                trouble=watch.trouble,
+                trouble_since=watch.trouble_since,
+            )
+            for name, watch in (("pods", self.pods), ("namespaces", self.namespaces))
+        ]
 
     async def run(self) -> None:
         """Eternal: both list-watches; if one ends, so does the other, and this."""

@@ -84,7 +84,10 @@ class _End:
 
 
 class ListWatch(Generic[ItemT]):
-    """One resource; `run` is its life. `synced`: a full list has been handed on."""
+    """One resource; `run` is its life. `synced`: a full list has been handed on.
+
+    `last_event` and `last_word` are Unix seconds: of the last event, of the last event or list.
+    """
 
     def __init__(
         self,
@@ -115,6 +118,7 @@ class ListWatch(Generic[ItemT]):
         self.trouble = ""
         self.trouble_since = clock()
         self.last_event: float | None = None
+        self.last_word: float | None = None
 
     def status(self) -> str:
         """One line for a person."""
@@ -215,6 +219,7 @@ class ListWatch(Generic[ItemT]):
         self._resource.replace(items, version_of(version))
         self._listed_at = asyncio.get_running_loop().time()
         self._seen(version)
+        self.last_word = self._clock()
         self.synced = True
 
     def _compare(self, version: str) -> None:
@@ -265,7 +270,7 @@ class ListWatch(Generic[ItemT]):
             code = event.object.get("code")
             raise status_error(event.object, what="watch", status=code if isinstance(code, int) else 0)
         self._expired = False
-        self.last_event = self._clock()
+        self.last_event = self.last_word = self._clock()
         self._on_event(self.last_event)
         if event.kind in {"ADDED", "MODIFIED", "DELETED"}:
             self._change(event)

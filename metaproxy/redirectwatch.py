@@ -16,7 +16,8 @@ from typing import Protocol
 
 import structlog
 
-from metaproxy.admin import Admin
+from metaproxy import sockets
+from metaproxy.admin import BACKLOG, Admin
 from metaproxy.budget import TokenBucket
 from metaproxy.redirectcommands import RedirectError
 from metaproxy.redirectneighbours import asking
@@ -161,8 +162,8 @@ async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]
         details=lambda: {"backend": backend, "notes": "; ".join(watch.notes) or "none"},
         explain=lambda _key, _value: None,
     )
-    with _turn() as turn, _listening() as sockets, asking():
-        for each in sockets:
+    with _turn() as turn, _listening() as bells, asking():
+        for each in bells:
             loop.add_reader(each, _heard, each, watch)
         await _taken(turn, stop)
         await watch.look()
@@ -173,7 +174,7 @@ async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
-            for each in sockets:
+            for each in bells:
                 loop.remove_reader(each)
             await admin.close()
 
@@ -183,7 +184,7 @@ async def _listened(admin: Admin, listen: tuple[str, int]) -> None:
     said = False
     while True:
         try:
-            await admin.open(*listen)
+            await admin.open([sockets.listening(*listen, backlog=BACKLOG, free=False)])
         except OSError as error:
             if not said:
                 log.error("cannot be looked at, trying again", listen=listen, error=str(error))  # noqa: TRY400

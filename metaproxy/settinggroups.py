@@ -13,6 +13,7 @@ from metaproxy.knobs import Group, knob
 from metaproxy.settingvalues import (
     Address,
     Addresses,
+    AddressOrNone,
     Interface,
     Interfaces,
     Items,
@@ -68,14 +69,21 @@ class Server(Group):
 
 
 class Admin(Group):
-    """Where the operator looks: health, metrics, explanations."""
+    """Where the operator looks: health, metrics, status, explanations."""
 
-    listen: Address = knob(
+    listen: AddressOrNone = knob(
         ("127.0.0.1", 9181),
-        "Where /livez, /readyz, /metrics and /explain are; IPv6 in brackets.",
-        reason="Loopback: name the node's address to let Prometheus in; explanations stay on this machine.",
-        metavar="ADDR:PORT",
+        "Where /livez, /readyz, /metrics, /status and /explain are; IPv6 in brackets; none: at the socket alone.",
+        reason="Loopback: name the node's address to let Prometheus in; status and explanations stay on this machine.",
+        metavar="ADDR:PORT|none",
         shown="127.0.0.1:9181",
+    )
+    socket: Path | None = knob(
+        None,
+        "A unix socket where the same is; metaproxy health, status and explain ask there when it is set.",
+        reason="None: one address suffices where no two agents share the node's network.",
+        metavar="PATH",
+        shown="none",
     )
 
 

@@ -180,7 +180,10 @@ class Settings(Tree):
 
     def _address_troubles(self) -> Iterator[str]:
         listeners = [("--server.listen", address) for address in self.server.listen]
-        listeners.append(("--admin.listen", self.admin.listen))
+        if self.admin.listen is not None:
+            listeners.append(("--admin.listen", self.admin.listen))
+        elif self.admin.socket is None:
+            yield "--admin.listen: with none nobody could ask the agent how it is; give --admin.socket"
         for (_, address), (flag, other) in combinations(listeners, 2):
             if _meets(other, address) or _meets(address, other):
                 yield f"{flag}: {join_address(other)} and {join_address(address)} cannot both be listened on"

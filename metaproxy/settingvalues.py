@@ -20,6 +20,9 @@ from metaproxy.roles import TAG_COUNT_LIMIT, TAG_KEY_LIMIT, BaseArn, RoleArn, fi
 TEMPLATE_FIELDS = frozenset({"namespace", "workload", "pod", "service_account", "node", "cluster", "uid"})
 """What a template for session names, session tags and source identities may name in braces."""
 
+NONE = "none"
+"""What turns off a setting whose being empty means its default."""
+
 _REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}", re.ASCII)
 _NODE_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
@@ -61,6 +64,16 @@ def join_address(address: tuple[str, int]) -> str:
     """As it is written: `split_address` backwards."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_address_or_none(text: Any) -> Any:
+    """As `split_address`; `none` is no address."""
+    return None if text == NONE else split_address(text)
+
+
+def join_address_or_none(address: tuple[str, int] | None) -> str:
+    """As it is written: `split_address_or_none` backwards."""
+    return NONE if address is None else join_address(address)
 
 
 def several(text: Any) -> Any:
@@ -228,6 +241,11 @@ def _network(text: str) -> str:
 
 Address = Annotated[
     tuple[str, int], BeforeValidator(split_address), PlainSerializer(join_address, return_type=str, when_used="json")
+]
+AddressOrNone = Annotated[
+    tuple[str, int] | None,
+    BeforeValidator(split_address_or_none),
+    PlainSerializer(join_address_or_none, return_type=str, when_used="json"),
 ]
 Addresses = Annotated[list[Address], BeforeValidator(several)]
 Paths = Annotated[list[Path], BeforeValidator(several)]

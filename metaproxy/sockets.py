@@ -75,3 +75,11 @@ def is_own(address: str) -> bool:
             return str(asking.getsockname()[0]) == address
     except (OSError, ValueError):
         return False
+
+
+def device_name(index: int) -> str:
+    """The device of that index in this network namespace, as long as there is one; else its number."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"#{index}"

@@ -266,6 +266,11 @@ class Ties(Generic[ClaimT]):
             point.fence, point.anonymous, point.stale = 0, False, set()
         return set(self._points)
 
+    def sight(self, address: str) -> Carrier | None:
+        """The carrier that is seen at the address now."""
+        point = self._points.get(address)
+        return None if point is None else point.sight
+
     def awaited(self, address: str) -> list[ClaimT]:
         """The pods that keep others on the address's bridge from a first port: none is seen at one of its own."""
         point = self._points.get(address)

@@ -14,9 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+from tests.browser.chromium import binary
 
 CHECK_SECONDS = 1_200.0
 """Seconds that finding out may take: the Go tool may have to fetch modules."""
@@ -63,6 +65,9 @@ TOOLS = {
 }
 """Tools of the network suite, and the Debian packages that have them."""
 
+BROWSER = ("chromium", "fonts-dejavu-core")
+"""The Debian packages of the browser suite: letters too, or the page's signs would be boxes."""
+
 
 def no_network() -> str:
     """Why network namespaces cannot be made and looked into here; empty when they can.
@@ -71,19 +76,37 @@ def no_network() -> str:
     """
     if os.geteuid() != 0:
         return "it needs root, to make network namespaces"
-    if (missing := _missing_tools()) and shutil.which("apt-get"):
-        packages = sorted({TOOLS[tool] for tool in missing})
-        _say(f"suite network: installing {' '.join(packages)}")
-        try:
-            for step in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *packages]):
-                environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-                subprocess.run(["apt-get", *step], env=environment, timeout=CHECK_SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            return f"apt-get did not end within {CHECK_SECONDS:.0f} s"
+    if (missing := _missing_tools()) and (why := _installed("network", {TOOLS[tool] for tool in missing})):
+        return why
     if missing := _missing_tools():
         return f"not installed: {', '.join(missing)}"
     done = subprocess.run(["unshare", "-n", "true"], capture_output=True, text=True, check=False)
     return f"network namespaces cannot be made: {done.stderr.strip()}" if done.returncode else ""
+
+
+def no_browser() -> str:
+    """Why no Chromium can be started here; empty when one can. On Debian, as root, it is installed first."""
+    if not binary() and os.geteuid() == 0 and (why := _installed("browser", BROWSER)):
+        return why
+    if not (found := binary()):
+        return "no Chromium is installed"
+    command = [found, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
+    return f"{found} does not start: {done.stderr.strip()[:200]}" if done.returncode else ""
+
+
+def _installed(suite: str, packages: Collection[str]) -> str:
+    """Install Debian packages, where that is how it is done; why that did not end, else empty."""
+    if shutil.which("apt-get") is None:
+        return ""
+    _say(f"suite {suite}: installing {' '.join(sorted(packages))}")
+    try:
+        for step in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *sorted(packages)]):
+            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            subprocess.run(["apt-get", *step], env=environment, timeout=CHECK_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"apt-get did not end within {CHECK_SECONDS:.0f} s"
+    return ""
 
 
 def _missing_tools() -> list[str]:
@@ -102,6 +125,12 @@ SUITES = (
         needs="Go, to build a real API server with etcd once (minutes, 3 GB of disk)",
         command=(sys.executable, "-m", "pytest", "tests/cluster"),
         obstacle=no_api_server,
+    ),
+    Suite(
+        name="browser",
+        needs="Chromium",
+        command=("make", "--no-print-directory", "test-browser"),
+        obstacle=no_browser,
     ),
 )
 

@@ -1,13 +1,21 @@
 """The operator's listener, over its socket."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from prometheus_client import CollectorRegistry, Counter
 
 from metaproxy.admin import Admin
+from metaproxy.sockets import listening
+from metaproxy.unixsocket import UnixSocket
 
 KNOWN: Mapping[str, Any] = {"pod": {"namespace": "shop", "name": "web"}}
 
@@ -25,6 +33,7 @@ class World:
             checks={"pods": lambda: self.trouble, "listener": lambda: None},
             details=lambda: {"base ARN": "arn:aws:iam::123456789012:role/"},
             explain=self.explain,
+            status=self.status,
         )
 
     def explain(self, key: str, value: str) -> Mapping[str, Any] | None:
@@ -32,18 +41,30 @@ class World:
         self.asked.append((key, value))
         return KNOWN if value in {"shop/web", "10.0.0.1"} else None
 
-    async def get(self, path: str) -> tuple[int, str]:
+    def status(self) -> Mapping[str, Any]:
+        """One pod, and a node of a hostile name."""
+        return {"agent": {"node": "<i>a"}, "pods": [{"namespace": "shop", "name": "web", "condition": "served"}]}
+
+    async def get(self, path: str, **headers: str) -> tuple[int, str]:
         """Status and body of an answer."""
+        status, _, text = await self.get_all(path, **headers)
+        return status, text
+
+    async def get_all(self, path: str, **headers: str) -> tuple[int, Mapping[str, str], str]:
+        """Status, headers and body of an answer."""
         host, port = self.admin.address
-        async with aiohttp.ClientSession() as session, session.get(f"http://{host}:{port}{path}") as response:
-            return response.status, await response.text()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{host}:{port}{path}", headers=headers) as response,
+        ):
+            return response.status, response.headers, await response.text()
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     """A listener on a port of its own choice."""
     world = World()
-    await world.admin.open("127.0.0.1", 0)
+    await world.admin.open([listening("127.0.0.1", 0, backlog=16, free=False)])
     yield world
     await world.admin.close()
 
@@ -114,3 +135,132 @@ async def test_unknown_pod(world: World) -> None:
 async def test_nobody_named(world: World) -> None:
     """Without a name or an address there is nothing to explain."""
     assert (await world.get("/explain"))[0] == 400
+
+
+# The status.
+
+
+@pytest.mark.parametrize("path", ["/", "/status"])
+async def test_the_page(world: World, path: str) -> None:
+    """It is there without a redirect, under a policy that lets no script run and nobody frame it."""
+    status, headers, text = await world.get_all(path)
+
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert "&lt;i&gt;a" in text
+    assert "<i>" not in text
+    assert "http-equiv" not in text
+
+
+@pytest.mark.parametrize(
+    ("query", "seconds"),
+    [("5", 5), ("9999", 9999), ("0", 0), ("-5", 0), ("5x", 0), ("99999", 0), ("\u0665", 0), ("5;url=http://x", 0)],
+)
+async def test_the_page_refreshes_by_a_number_alone(world: World, query: str, seconds: int) -> None:
+    """What else stands there does not get into the page."""
+    _, text = await world.get(f"/status?refresh={query}")
+
+    assert ("http-equiv" in text) is bool(seconds)
+    assert not seconds or f'content="{seconds}"' in text
+
+
+async def test_the_document(world: World) -> None:
+    """The same for a program."""
+    status, headers, text = await world.get_all("/status.json")
+
+    assert (status, headers["Content-Type"]) == (200, "application/json")
+    assert json.loads(text) == world.status()
+
+
+async def test_no_status_where_there_is_none() -> None:
+    """The redirect's own listener has no pods to tell of."""
+    admin = Admin(registry=CollectorRegistry(), checks={}, details=dict, explain=lambda _key, _value: None)
+    await admin.open([listening("127.0.0.1", 0, backlog=16, free=False)])
+    host, port = admin.address
+    async with aiohttp.ClientSession() as session, session.get(f"http://{host}:{port}/status") as response:
+        assert response.status == 404
+    await admin.close()
+
+
+# For whom.
+
+PRIVATE = ["/", "/status", "/status.json", "/explain?pod=shop/web"]
+
+
+@pytest.mark.parametrize("path", PRIVATE)
+@pytest.mark.parametrize(
+    "name", ["evil.example", "evil.example:9181", "localhost.evil.example", "127.0.0.1.evil.example"]
+)
+async def test_a_foreign_name_is_refused(world: World, path: str, name: str) -> None:
+    """A page in the browser of who forwards this port may make its own name stand for loopback."""
+    status, text = await world.get(path, Host=name)
+
+    assert status == 403
+    assert "ask by address" in text
+
+
+@pytest.mark.parametrize("path", PRIVATE)
+@pytest.mark.parametrize("name", ["localhost", "LocalHost:9181", "127.0.0.1:1", "[::1]:9181", "[::1]", "10.0.0.1"])
+async def test_an_address_and_localhost_are_no_foreign_names(world: World, path: str, name: str) -> None:
+    """As a forwarded port is asked."""
+    assert (await world.get(path, Host=name))[0] == 200
+
+
+async def test_who_names_nobody_is_no_browser(world: World) -> None:
+    """A plain client of an older HTTP is answered."""
+    reader, writer = await asyncio.open_connection(*world.admin.address)
+    writer.write(b"GET /explain?pod=shop/web HTTP/1.0\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+    assert answer.startswith(b"HTTP/1.0 200 OK")
+
+
+async def test_a_foreign_name_may_read_metrics(world: World) -> None:
+    """Whoever scrapes and probes has its own name for the node."""
+    for path in ("/metrics", "/readyz", "/livez"):
+        assert (await world.get(path, Host="node-a.example:9181"))[0] == 200
+
+
+@pytest.mark.parametrize("path", PRIVATE)
+async def test_who_comes_from_afar_is_refused(path: str) -> None:
+    """By the peer of the socket; a header that names another says nothing."""
+    world = World()
+    await world.admin.open([])
+    app = world.admin._runner.app if world.admin._runner else None
+    assert app is not None
+    transport = Mock(spec=asyncio.Transport)
+    transport.get_extra_info = lambda name, default=None: ("10.9.8.7", 4711) if name == "peername" else default
+    request = make_mocked_request(
+        "GET", path, headers={"Host": "127.0.0.1", "X-Forwarded-For": "127.0.0.1"}, app=app, transport=transport
+    )
+    match = await app.router.resolve(request)
+    answer = await match.handler(request)
+    await world.admin.close()
+
+    assert isinstance(answer, web.Response)
+    assert answer.status == 403
+    assert world.asked == []
+
+
+@pytest.mark.sockets
+async def test_a_unix_socket_is_this_machine(tmp_path: Path) -> None:
+    """All is told there, beside the address or without one, whatever name is asked for."""
+    world = World()
+    own = await asyncio.to_thread(UnixSocket, tmp_path / "admin", backlog=16)
+    await world.admin.open([own.socket])
+    connector = aiohttp.UnixConnector(str(tmp_path / "admin"))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        for path in (*PRIVATE, "/livez", "/metrics"):
+            async with session.get(f"http://any.name{path}") as response:
+                assert response.status == 200
+    assert world.admin.address == ("", 0)
+    await world.admin.close()
+    await asyncio.to_thread(own.remove)
+    assert not (tmp_path / "admin").exists()

@@ -656,12 +656,28 @@ async def test_calls_at_once_are_bounded() -> None:
 # Being looked at.
 
 
+async def test_spending_tells_how_much_may_still_be_asked() -> None:
+    """What is left of the burst, what is under way, what waits; full before the broker runs."""
+    idle = Bench(rate=10.0, burst=20.0, concurrency=4).broker.spending()
+    assert (idle.tokens, idle.burst, idle.rate, idle.flights, idle.concurrency, idle.queued) == (20, 20, 10, 0, 4, 0)
+    async with bench(rate=10.0, burst=20.0, concurrency=4, delay=1.0) as b:
+        for number in range(6):
+            b.broker.want(f"uid-{number}", call(f"role-{number}"))
+        await asyncio.sleep(0.5)
+        busy = b.broker.spending()
+        assert (busy.tokens, busy.flights, busy.queued) == (20, 4, 2)
+        await asyncio.sleep(0.55)
+        assert b.broker.spending().tokens == pytest.approx(18.5, abs=0.1)
+        await asyncio.sleep(5)
+        assert (b.broker.spending().flights, b.broker.spending().queued) == (0, 0)
+
+
 async def test_state_tells_how_a_call_is_doing() -> None:
     """Unknown, on its way, held, failed while held: each is told, and no secret is in it."""
     async with bench(delay=1.0) as b:
         unknown = b.broker.state(call())
         assert (unknown.held, unknown.fetching, unknown.expires, unknown.renew_at) == (False, False, None, None)
-        assert (unknown.failure, unknown.retry_in) == (None, None)
+        assert (unknown.failure, unknown.failing, unknown.retry_in, unknown.issued) == (None, None, None, None)
         b.broker.want("uid", call())
         await asyncio.sleep(0.5)
         assert b.broker.state(call()).fetching
@@ -670,6 +686,8 @@ async def test_state_tells_how_a_call_is_doing() -> None:
         issued = b.wall() - 0.5
         held = b.broker.state(call())
         assert (held.held, held.fetching, held.failure) == (True, False, None)
+        assert held.issued == pytest.approx(issued)
+        assert held.failing is None
         assert held.expires == pytest.approx(issued + 3600)
         assert held.renew_at == pytest.approx(issued + 1800)
         b.sts.failing = throttled
@@ -678,6 +696,12 @@ async def test_state_tells_how_a_call_is_doing() -> None:
         assert stale.held
         assert isinstance(stale.failure, StsThrottled)
         assert stale.retry_in == pytest.approx(12.5, abs=0.1), "there is no hurry while good credentials are held"
+        assert stale.failing == pytest.approx(2.5, abs=0.1)
+        await asyncio.sleep(60)
+        assert b.broker.state(call()).failing == pytest.approx(62.5, abs=0.1), "since the first, not the last"
+        b.sts.failing = None
+        await asyncio.sleep(60)
+        assert b.broker.state(call()).failing is None
         assert "secret" not in repr(b.broker.state(call()))
 
 

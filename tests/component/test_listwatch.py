@@ -16,6 +16,7 @@ from metaproxy.kube import METADATA_LIST, KubeSource
 from metaproxy.kubeclient import KubeClient, KubeError
 from metaproxy.listwatch import HistoryError, ListWatch, Timing, pause_after
 from metaproxy.resources import BREATH
+from metaproxy.status import Watch
 from metaproxy.telemetry import Metrics
 from metaproxy.watchlines import LINE_LIMIT, WireError
 from tests.component.listwatch_suite import QUICK, Held, Running, eventually, running
@@ -441,12 +442,20 @@ async def test_trouble_is_told(api: FakeKubeApi, world: FakeWorld, held: Held) -
     async with KubeClient(await world.kubeconfig()) as client:
         source = KubeSource(held, client, world.node, metrics=Metrics(), timing=QUICK, clock=lambda: now)
         assert source.status() == "pods: no list yet; namespaces: no list yet"
+        assert source.watches()[0] == Watch(
+            resource="pods", synced=False, last_word=None, trouble="", trouble_since=1_000.0
+        )
         api.forbidden = {("list", "pods")}
         task = asyncio.create_task(source.run())
         await eventually(lambda: source.pods.trouble and source.namespaces.synced)
         now += 60.0
         expected = 'list pods: 403 Forbidden User "agent" cannot list resource "pods" at the cluster scope (for 60 s)'
         assert source.status() == f"pods: no list yet, {expected}; namespaces: synced"
+        pods, namespaces = source.watches()
+        assert (pods.synced, pods.last_word, pods.trouble_since) == (False, None, 1_000.0)
+        assert pods.trouble == expected.removesuffix(" (for 60 s)")
+        assert (namespaces.resource, namespaces.synced, namespaces.trouble) == ("namespaces", True, "")
+        assert namespaces.last_word == 1_000.0, "a list is a word, too"
         api.forbidden.clear()
         await eventually(lambda: source.pods.synced and not source.pods.trouble)
         await api.until_watching("pods")
@@ -454,6 +463,7 @@ async def test_trouble_is_told(api: FakeKubeApi, world: FakeWorld, held: Held) -
         await held.until(lambda: held.pods)
         now += 5.0
         assert source.status() == "pods: synced, last event 5 s ago; namespaces: synced"
+        assert source.watches()[0].last_word == now - 5.0
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

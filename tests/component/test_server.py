@@ -21,15 +21,17 @@ from metaproxy.broker import Broker
 from metaproxy.caller import EXTERNAL_ID, IMDS_TOKENS, PERMITTED, ROLE, Directory, Namespace, Pod
 from metaproxy.carriers import Carrier
 from metaproxy.entitlements import Entitlements
-from metaproxy.errors import StsDenied, StsInvalidRequest, StsThrottled, StsUnreachable, UpstreamUnavailable
+from metaproxy.errors import Reason, StsDenied, StsInvalidRequest, StsThrottled, StsUnreachable, UpstreamUnavailable
 from metaproxy.explain import Explainer
 from metaproxy.finder import Finder
 from metaproxy.imds import NONE, VERSIONS, Answer, Profile, Request
-from metaproxy.policy import Rules
+from metaproxy.policy import Denial, Grant, Rules
 from metaproxy.prefetch import Prefetch
 from metaproxy.roles import BaseArn
 from metaproxy.server import Server
+from metaproxy.status import Address, Place
 from metaproxy.telemetry import Metrics
+from metaproxy.ties import Why
 from tests.fakes.issuer import ScriptedIssuer, Wall
 
 pytestmark = pytest.mark.looptime(noop_cycles=2)
@@ -858,6 +860,38 @@ async def test_the_operator_may_ask_by_name() -> None:
             assert about["decision"]["allowed"] is False
         assert explainer.by_name("team", "nobody") is None
         assert explainer.by_name("other", "web") is None
+
+
+async def test_all_that_is_known_of_a_node() -> None:
+    """Every pod that may ask, or believes to, by name: its decision, session, and where the kernel shows it."""
+    async with bench(
+        pod("b", B, name="plain", role=None),
+        pod("a", A, name="web"),
+        pod("c", "10.0.0.3", name="moved"),
+        pod("host", "10.0.0.9", name="host", host_network=True),
+        pod("done", "10.0.0.8", name="done", finished=True),
+    ) as b:
+        port = Carrier(link=7, born=1, bridge=3, hardware=bytes.fromhex("020000000001"))
+        b.directory.witness()
+        b.directory.blind(False)
+        b.directory.saw({A: port, "10.0.0.3": Carrier(link=8, born=1)})
+        b.directory.saw({"10.0.0.3": None})
+        explainer = Explainer(b.directory, b.entitlements, b.broker.state, clock=b.wall)
+        refused = {A: (Reason.TOO_MANY_CONNECTIONS, 2)}
+        found, unlisted = explainer.all(lambda index: f"device{index}", refused.get)
+        assert [about.pod.name for about in found] == ["host", "moved", "plain", "web"]
+        assert unlisted == 1
+        host, moved, plain, web = found
+        assert (host.decision, host.held, host.addresses) == (None, None, ())
+        assert isinstance(plain.decision, Denial)
+        assert plain.held is None
+        assert isinstance(web.decision, Grant)
+        assert web.held == b.broker.state(web.decision.call)
+        place = Place(device="device7", bridge="device3", hardware="02:00:00:00:00:01")
+        assert list(web.addresses) == [
+            Address(text=A, owned=True, place=place, refused=(Reason.TOO_MANY_CONNECTIONS, 2))
+        ]
+        assert list(moved.addresses) == [Address(text="10.0.0.3", owned=False, why=Why.LOST)]
 
 
 # Seeing it.

@@ -9,6 +9,7 @@ import pytest
 
 from metaproxy.app import Agent
 from metaproxy.settings import Settings
+from metaproxy.sockets import listening
 from metaproxy.witness import Witness
 
 pytestmark = pytest.mark.sockets
@@ -39,7 +40,7 @@ async def test_who_cannot_hear_the_kernel_is_not_ready(agent: Agent, mode: str) 
         agent._witness._connect = refuse
         tasks.append(asyncio.create_task(agent._witness.run()))
         await asyncio.sleep(0)
-    await agent.admin.open("127.0.0.1", 0)
+    await agent.admin.open([listening("127.0.0.1", 0, backlog=16, free=False)])
     host, port = agent.admin.address
     try:
         async with aiohttp.ClientSession() as session, session.get(f"http://{host}:{port}/readyz") as response:

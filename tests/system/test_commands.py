@@ -1,11 +1,18 @@
 """The commands as operators and probes start them: exit codes, what is printed where, the running agent asked."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +23,7 @@ import pytest
 
 from metaproxy import __version__
 from metaproxy.__main__ import COMMANDS, main
+from metaproxy.status import Condition
 from scripts.generate_docs import DOCS
 from tests.fakes.process import own_address
 
@@ -56,6 +64,7 @@ class Running:
 
     process: subprocess.Popen[str]
     admin: str
+    socket: Path
 
     def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command that asks this agent."""
@@ -74,6 +83,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             f"--source.manifests={folder / 'pods.yaml'}",
             f"--server.listen={host}:8181",
             f"--admin.listen={host}:9181",
+            f"--admin.socket={folder / 'admin'}",
             f"--tokens.key-file={folder / 'key'}",
             f"--upstream.url=http://{host}:9",
             f"--sts.endpoint-url=http://{host}:9",
@@ -93,9 +103,10 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     # What is said from now on must not fill the pipe.
     drain = threading.Thread(target=process.stdout.read, daemon=True)
     drain.start()
-    yield Running(process, f"{host}:9181")
+    yield Running(process, f"{host}:9181", folder / "admin")
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 0
+    assert not (folder / "admin").exists()
     drain.join(PATIENCE)
     process.stdout.close()
 
@@ -191,6 +202,9 @@ def test_help_wins_over_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         (["explain", "--ip=::1", "--pod=a/b"], "metaproxy: argument --pod: not allowed with argument --ip\n"),
         (["health", "--admin.listen=127.0.0.1:0"], "metaproxy: --admin.listen: with port 0 nobody knows"),
         (["health", "--admin.listen=9181"], "metaproxy: --admin.listen: write ADDR:PORT"),
+        (["health", "--admin.listen=none"], "metaproxy: --admin.listen: with none nobody can be asked; give --admin"),
+        (["status", "--watch"], "metaproxy: --watch redraws a terminal: it goes with no --json and no pipe\n"),
+        (["status", "--jsno"], "metaproxy: --jsno is unknown; the closest known one is --json\n"),
         (["health", "--raedy"], "metaproxy: --raedy is unknown; the closest known one is --ready\n"),
     ],
 )
@@ -275,7 +289,9 @@ def test_health_of_a_living_agent(agent: Running) -> None:
     assert "[-] identity: " in ready.stdout
 
 
-@pytest.mark.parametrize("name", [["health"], ["health", "--ready"], ["explain", "--ip=10.0.0.1"]])
+@pytest.mark.parametrize(
+    "name", [["health"], ["health", "--ready"], ["explain", "--ip=10.0.0.1"], ["status"], ["status", "--json"]]
+)
 def test_nobody_answers(name: list[str]) -> None:
     """Where nothing listens, exit code 1 and the address on stderr."""
     address = f"{own_address()}:9181"
@@ -299,7 +315,7 @@ def test_who_listens_everywhere_is_asked_on_loopback(
 
 def test_silence_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """An agent that takes the connection and says nothing is not waited for: exit code 1."""
-    monkeypatch.setattr("metaproxy.__main__.PROBE_SECONDS", 0.05)
+    monkeypatch.setattr("metaproxy.adminclient.PATIENCE", 0.05)
     with socket.socket() as silent:
         silent.bind((own_address(), 0))
         silent.listen()
@@ -363,3 +379,193 @@ def test_what_is_no_agent(other: ThreadingHTTPServer, body: bytes, capsys: pytes
     other.body = body  # type: ignore[attr-defined]
     assert main(["explain", "--ip=::1", where(other)]) == 1
     assert "is no agent" in capsys.readouterr().err
+
+
+# The status.
+
+
+def test_status(agent: Running) -> None:
+    """Into a pipe: plain text, a line for each pod, and what to do about a refusal."""
+    done = agent.ask("status")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("metaproxy on ")
+    assert "✗ not ready" in done.stdout
+    [thief] = [line for line in done.stdout.splitlines() if line.startswith("shop/thief")]
+    assert "NotPermitted" in thief
+    assert "✗ shop/thief: " in done.stdout
+    assert "\x1b" not in done.stdout
+    assert SECRET not in done.stdout
+
+
+def test_status_for_a_program(agent: Running) -> None:
+    """The document, with the pods, their decisions and what the agent is."""
+    done = agent.ask("status", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert told["agent"]["version"] == __version__
+    assert {pod["name"]: pod["decision"]["allowed"] for pod in told["pods"]} == {"web": True, "thief": False}
+    assert {check["name"] for check in told["checks"]} == {"pods", "namespaces", "identity", "witness", "listener"}
+    assert SECRET not in done.stdout
+
+
+def test_status_where_little_can_be_written(agent: Running) -> None:
+    """A pipe in an encoding without our signs gets them written out, not a trace."""
+    done = subprocess.run(
+        [sys.executable, "-m", "metaproxy", "status", f"--admin.socket={agent.socket}"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u2717 not ready" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["health"], ["explain", "--pod=shop/web"], ["status", "--json"]])
+def test_the_socket_is_asked_when_it_is_set(agent: Running, words: list[str]) -> None:
+    """Whatever the address is: a probe in the agent's own container has the agent's own settings."""
+    done = metaproxy(*words, METAPROXY_ADMIN__SOCKET=str(agent.socket), METAPROXY_ADMIN__LISTEN="127.255.255.254:9")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_nobody_answers_at_the_socket(tmp_path: Path) -> None:
+    """It is named."""
+    done = metaproxy("health", f"--admin.socket={tmp_path / 'admin'}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"metaproxy: no agent answers at {tmp_path / 'admin'}: No such file or directory\n"
+
+
+@pytest.mark.parametrize(("body", "said"), [(b"ok", "is no agent"), (b"[]", "is no agent")])
+def test_status_of_something_else(
+    other: ThreadingHTTPServer, body: bytes, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What answers and is no agent is told so, exit code 1."""
+    other.body = body  # type: ignore[attr-defined]
+    assert main(["status", where(other)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def on_terminal(words: list[str], until: str) -> tuple[int, str]:
+    """Run a command on a terminal, end it by Ctrl-C once that was said; its exit code and all that it said."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metaproxy", *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said, interrupted = b"", False
+    try:
+        with contextlib.suppress(OSError):  # the terminal is gone with its last process
+            while select.select([ours], [], [], PATIENCE)[0] and (part := os.read(ours, 65536)):
+                said += part
+                if until.encode() in said and not interrupted:
+                    interrupted = True
+                    process.send_signal(signal.SIGINT)
+        return process.wait(PATIENCE), said.decode()
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait()
+
+
+def test_status_on_a_terminal(agent: Running) -> None:
+    """A table, in colours."""
+    code, said = on_terminal(["status", f"--admin.socket={agent.socket}"], "\0")
+    assert code == 0
+    assert "shop/thief" in said
+    assert "\x1b[1;31m" in said
+
+
+def test_status_is_watched(agent: Running) -> None:
+    """On a screen of its own, until Ctrl-C, which is no failure."""
+    code, said = on_terminal(["status", "--watch", f"--admin.socket={agent.socket}"], "shop/thief")
+    assert code == 0
+    assert "\x1b[?1049h" in said
+    assert said.rindex("\x1b[?1049l") > said.rindex("shop/thief")
+    assert "Traceback" not in said
+
+
+def test_watching_outlives_the_agent(tmp_path: Path) -> None:
+    """During an upgrade nobody answers for a moment: it says so, and asks again."""
+    code, said = on_terminal(["status", "--watch", f"--admin.socket={tmp_path / 'admin'}"], "asking again")
+    assert code == 0
+    assert "no agent answers at" in said
+
+
+PAGE = (DOCS / "status.md").read_text()
+
+COMMANDS_OF_THE_PAGE = re.findall(r"^metaproxy [^#\n]*", PAGE, re.MULTILINE)
+
+
+def test_the_commands_of_the_status_page(tmp_path: Path) -> None:
+    """Each does what the page says, with an agent that is started as the page says: no address, one socket."""
+    path = tmp_path / "admin.sock"
+    commands = [line.replace("/run/metaproxy/admin.sock", str(path)).split()[1:] for line in COMMANDS_OF_THE_PAGE]
+    [run] = [words for words in commands if words[0] == "run"]
+    (tmp_path / "pods.yaml").write_text(PODS)
+    host = own_address()
+    settings = {
+        "METAPROXY_SOURCE__MANIFESTS": str(tmp_path / "pods.yaml"),
+        "METAPROXY_SERVER__LISTEN": f"{host}:8181",
+        "METAPROXY_UPSTREAM__URL": f"http://{host}:9",
+        "METAPROXY_STS__ENDPOINT_URL": f"http://{host}:9",
+        "METAPROXY_STS__REGION": "us-east-1",
+        "METAPROXY_LOG__FORMAT": "json",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metaproxy", *run], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process:
+        for line in process.stdout:
+            if json.loads(line)["event"] == "listening":
+                break
+        drain = threading.Thread(target=process.stdout.read, daemon=True)
+        drain.start()
+        outcomes = {}
+        try:
+            for words in commands:
+                if words[0] == "run":
+                    continue
+                if "--watch" in words:
+                    outcomes[" ".join(words[:2])] = on_terminal([*words, f"--admin.socket={path}"], "shop/thief")[0]
+                else:
+                    outcomes[" ".join(words[:2])] = metaproxy(*words, METAPROXY_ADMIN__SOCKET=str(path)).returncode
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(PATIENCE)
+            drain.join(PATIENCE)
+    assert code == 0
+    assert outcomes == {
+        "status": 0,
+        "status --watch": 0,
+        "status --json": 0,
+        f"health --admin.socket={path}": 0,
+        "health --ready": 1,  # it has no identity here
+    }
+    assert not path.exists()
+
+
+def test_every_condition_is_on_the_status_page() -> None:
+    """And every path that the page tells of is there."""
+    rows = re.findall(r"^\| ([a-z ]+) \|", PAGE, re.MULTILINE)
+    assert {condition.value for condition in Condition} == set(rows) - {"condition", "path"}
+
+
+def test_a_socket_that_is_somebodys(agent: Running, tmp_path: Path) -> None:
+    """An agent does not start where another listens: exit code 1, and the other goes on."""
+    done = metaproxy(
+        "run",
+        f"--source.manifests={tmp_path}",
+        f"--admin.socket={agent.socket}",
+        "--admin.listen=none",
+        f"--server.listen={own_address()}:8181",
+    )
+    assert done.returncode == 1
+    assert "another process listens there" in done.stdout
+    assert metaproxy("health", f"--admin.socket={agent.socket}").returncode == 0

@@ -9,6 +9,8 @@ import pytest
 from scripts import test_all
 from scripts.test_all import SUITES, Suite, main
 
+TESTS = Path(__file__).parent.parent
+
 
 def suite(name: str, code: int = 0, obstacle: str = "") -> Suite:
     """A suite that ends with a code, or cannot run."""
@@ -77,8 +79,10 @@ def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_heavy_folder_is_a_suite() -> None:
-    """The tests with a real API server and those with real namespaces are among the suites."""
-    assert [one.command[-1] for one in SUITES] == ["test-network", "tests/cluster"]
+    """What the fast tests leave out is run by a suite of its name."""
+    folders = {path.parent.name for path in TESTS.glob("*/test_*.py")} - {"unit", "component", "contract", "system"}
+    assert {"browser", "cluster", "network"} <= folders
+    assert {one.command[-1].removeprefix("tests/").removeprefix("test-") for one in SUITES} == folders
 
 
 def test_network_without_root(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ SAMPLES: Mapping[str, tuple[str, list[str], Any, Any]] = {
     "server.hold": ("0.5", ["0.5"], 0.5, 0.5),
     "server.connections_per_address": ("7", ["7"], 7, 7),
     "admin.listen": ("[::]:9", ["[::]:9"], "[::]:9", ("::", 9)),
+    "admin.socket": ("/run/admin", ["/run/admin"], "/run/admin", Path("/run/admin")),
     "server.accept_direct": ("false", ["false"], False, False),
     "node.remove_startup_taint": ("true", ["true"], True, True),
     "redirect.device": ("eth0", ["eth0"], "eth0", "eth0"),
@@ -403,6 +404,10 @@ GOV = "arn:aws-us-gov:iam::111122223333:role/"
         ([*LOCAL, "--sts.region=us-east-1", f"--policy.default-role={GOV}r"], "--policy.default-role: it is in"),
         ([*LOCAL, "--admin.listen=127.0.0.1:8181"], "--admin.listen: 127.0.0.1:8181 and 127.0.0.1:8181 cannot both"),
         (
+            [*LOCAL, "--admin.listen=none"],
+            "--admin.listen: with none nobody could ask the agent how it is; give --admin",
+        ),
+        (
             [*LOCAL, "--server.listen=[::]:9181", "--admin.listen=[::1]:9181"],
             "--admin.listen: [::1]:9181 and [::]:9181",
         ),
@@ -432,6 +437,7 @@ def test_combinations_that_cannot_work(flags: list[str], beginning: str) -> None
         ["--sts.region=cn-north-1", "--role-base-arn=arn:aws-cn:iam::111122223333:role/p/"],
         ["--server.listen=127.0.0.1:0", "--admin.listen=127.0.0.1:0", "--server.listen=127.0.0.1:0"],
         ["--server.listen=127.0.0.1:81", "--server.listen=[::1]:81", "--admin.listen=127.0.0.2:81"],
+        ["--admin.listen=none", "--admin.socket=/run/admin"],
         ["--server.listen=0.0.0.0:80"],
         ["--upstream.url=http://imds.example:8181"],
     ],
@@ -577,3 +583,5 @@ def test_drift_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_settings_are_json_too() -> None:
     """Every value has a plain form, so that it can be shown."""
     assert json.loads(loaded(*LOCAL).settings.model_dump_json())["admin"]["listen"] == "127.0.0.1:9181"
+    shown = json.loads(loaded(*LOCAL, "--admin.listen=none", "--admin.socket=/run/admin").settings.model_dump_json())
+    assert shown["admin"] == {"listen": "none", "socket": "/run/admin"}
