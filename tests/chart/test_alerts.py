@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from metaproxy.telemetry import METRICS, REDIRECT_METRICS
 from tests.chart.build import Tools

@@ -18,7 +18,6 @@ from tests.chart import golden
 from tests.chart.helm import CHART, KUBERNETES, Helm, HelmError, only, settings_of
 
 
-
 def containers(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The DaemonSet's containers by name."""
     spec = only(objects, "DaemonSet")["spec"]["template"]["spec"]
@@ -169,7 +168,9 @@ def fields() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
         group = group_of(field)
-        members = {name: field} if group is None else {f"{name}.{key}": each for key, each in group.model_fields.items()}
+        members = (
+            {name: field} if group is None else {f"{name}.{key}": each for key, each in group.model_fields.items()}
+        )
         found |= members
     return found
 
