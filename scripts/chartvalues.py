@@ -1,4 +1,4 @@
-"""What an operator may decide about the chart, as one tree: values.yaml, its schema and the README's table come from it.
+"""What an operator may decide about the chart, as one tree: values.yaml, its schema and the README come from it.
 
 Knows: each value with its type, default and meaning; what the chart itself sets of the agent's settings.
 Must not know: the agent's settings (they come from their own tree), how anything is written.

@@ -1,7 +1,6 @@
 """What the chart's tests need: helm and its kin, the real API server. What is missing fails loudly."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,9 +41,9 @@ def helm(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Helm:
 
 
 @pytest.fixture(scope="session", params=sorted(path.name for path in (CHART / "ci").iterdir()))
-def case(request: pytest.FixtureRequest) -> Iterator[Path]:
+def case(request: pytest.FixtureRequest) -> Path:
     """Each file of values below ci/."""
-    yield CHART / "ci" / request.param
+    return CHART / "ci" / str(request.param)
 
 
 @pytest.fixture(scope="session")

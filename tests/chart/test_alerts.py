@@ -1,4 +1,4 @@
-"""The alerts and the dashboard, by Prometheus' own parser and engine: they name metrics that exist, and fire in time."""
+"""The alerts and the dashboard, by Prometheus' own parser and engine: they name what exists, and fire for its cause."""
 
 import json
 import re

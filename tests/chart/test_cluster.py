@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.chart.build import Tools
-from tests.chart.helm import Helm, only
+from tests.chart.helm import CHART, Helm, only
 from tests.cluster.api import Json
 from tests.cluster.harness import Cluster
 from tests.cluster.waiting import wait_until
@@ -162,14 +162,14 @@ EVERYTHING = ("podMonitor", "serviceMonitor", "prometheusRule", "grafanaDashboar
 def test_a_releases_life(release: Release) -> None:
     """Installed, upgraded, rolled back, cleaned up and uninstalled; nothing of it is left."""
     on = [f"--set={name}.enabled=true" for name in EVERYTHING]
-    said = release.helm("install", release_chart(), *on)
+    said = release.helm("install", CHART, *on)
     assert f"rollout status daemonset/{release.name}" in said
     assert "--set cleanup=true" in said
     kinds = {name.partition(" ")[0] for name in release.left()}
     assert kinds == set(PLURALS) - {"Pod"}
     first = release.checksum()
 
-    release.helm("upgrade", release_chart(), "--reuse-values", "--set=config.log.level=debug")
+    release.helm("upgrade", CHART, "--reuse-values", "--set=config.log.level=debug")
     assert "level: debug" in release.get("ConfigMap")["data"]["config.yaml"]
     assert release.checksum() != first
     assert release.get("DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"] == {
@@ -181,7 +181,7 @@ def test_a_releases_life(release: Release) -> None:
     assert "level" not in release.get("ConfigMap")["data"]["config.yaml"]
     assert release.checksum() == first
 
-    release.helm("upgrade", release_chart(), "--reuse-values", "--set=cleanup=true")
+    release.helm("upgrade", CHART, "--reuse-values", "--set=cleanup=true")
     spec = release.get("DaemonSet")["spec"]
     assert spec["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0
     (remove,) = spec["template"]["spec"]["initContainers"]
@@ -191,17 +191,10 @@ def test_a_releases_life(release: Release) -> None:
     assert release.left() == []
 
 
-def release_chart() -> Path:
-    """The chart's folder."""
-    from tests.chart.helm import CHART
-
-    return CHART
-
-
 @pytest.mark.parametrize(("phase", "code"), [("Succeeded", 0), ("Failed", 1)])
 def test_helm_test_waits_for_its_pod(release: Release, phase: str, code: int) -> None:
     """The hook's pod is made, on nobody's host network, and helm's verdict is the pod's. The kubelet is played here."""
-    release.helm("install", release_chart())
+    release.helm("install", CHART)
     pods = f"/api/v1/namespaces/{release.namespace}/pods"
     under_way = release.test()
     try:
@@ -227,7 +220,7 @@ def test_helm_test_waits_for_its_pod(release: Release, phase: str, code: int) ->
 
 def test_with_its_rights_and_no_others(release: Release) -> None:
     """The account may do exactly what the ClusterRole says, everywhere, and nothing else that there is."""
-    release.helm("install", release_chart(), "--set=config.node.remove_startup_taint=true")
+    release.helm("install", CHART, "--set=config.node.remove_startup_taint=true")
     cluster = release.cluster
     allowed = {
         *(("", kind, verb) for kind in ("pods", "namespaces") for verb in ("get", "list", "watch")),

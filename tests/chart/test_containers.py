@@ -428,8 +428,6 @@ def test_the_pod_of_helm_test(
     assert done.returncode == code
 
 
-
-
 def _roleless(lab: Lab, tmp_path: Path) -> str:
     """The flag for manifests in which the lab's pod asks for no role."""
     pod = lab.pods[0]

@@ -233,7 +233,7 @@ def test_each_setting_is_a_value(helm: Helm, one: Knob, tmp_path: Path, monkeypa
 
 def _keys(document: dict[str, Any]) -> list[str]:
     return [
-        f"{name}.{inner}" if isinstance(value, dict) and name not in {"session_tags"} else name
+        f"{name}.{inner}" if isinstance(value, dict) and name != "session_tags" else name
         for name, value in document.items()
         for inner in (value if isinstance(value, dict) else [""])
     ]

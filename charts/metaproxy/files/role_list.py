@@ -8,9 +8,10 @@ import urllib.request
 
 URL = "http://169.254.169.254/latest/meta-data/iam/security-credentials/"
 TRIES, PAUSE, PATIENCE = 10, 3.0, 5.0
+OK = 200
 
 
-def ask():
+def ask() -> tuple[int, str]:
     """Status and body of one answer. No proxy is asked."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -22,12 +23,12 @@ def ask():
         return 0, str(error)
 
 
-def verdict(status, body, role):
+def verdict(status: int, body: str, role: str) -> str:
     """Why the answer is not as it should be; empty when it is."""
     if role:
-        told = (status, body.strip()) == (200, role.rpartition("/")[2])
+        told = (status, body.strip()) == (OK, role.rpartition("/")[2])
         return "" if told else f"the pod's role is {role}, and it was not told so"
-    if status == 200:
+    if status == OK:
         return "a pod without a role was told one: is it the node's? then the redirect does not hold here"
     try:
         code = json.loads(body)["code"]
@@ -36,7 +37,7 @@ def verdict(status, body, role):
     return "" if code == "NoRole" else f"a pod without a role is refused as {code}, not as NoRole"
 
 
-def main():
+def main() -> int:
     """The exit code."""
     role = sys.argv[1] if len(sys.argv) > 1 else ""
     for number in range(TRIES):
@@ -46,7 +47,7 @@ def main():
         if not why:
             print("metaproxy answers as it should")
             return 0
-        if status == 200:
+        if status == OK:
             break
         if number + 1 < TRIES:
             time.sleep(PAUSE)
