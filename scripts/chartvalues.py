@@ -192,7 +192,7 @@ class Values(Block):
     terminationGracePeriodSeconds: int = Field(
         40,
         ge=15,
-        description="Seconds that a pod has to end: more than the agent gives requests under way.",
+        description="Seconds that a pod has to end: more than it serves after its successor has taken over.",
     )
     priorityClassName: str = Field("system-node-critical", description="Before workloads, and never evicted for them.")
     nodeSelector: Texts = Field({"kubernetes.io/os": "linux"}, description="The nodes.")

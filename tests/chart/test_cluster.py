@@ -42,7 +42,7 @@ def path_of(document: Json) -> str:
     return f"{base}/namespaces/{namespace}/{kind}" if namespace else f"{base}/{kind}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kinds(cluster: Cluster, tools: Tools) -> None:
     """The Prometheus operator's kinds are known to the API server."""
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

@@ -276,6 +276,23 @@ def test_wrong_values_are_refused(helm: Helm, key: str, value: object, why: str)
     assert key.replace(".", "/").rpartition("/")[0] in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"terminationGracePeriodSeconds": 25}, "terminationGracePeriodSeconds: 25 s end a pod"),
+        ({"config.handover.drain": 60}, "terminationGracePeriodSeconds: 40 s end a pod"),
+        ({"podMonitor.enabled": True, "config.admin.listen": "none"}, "config.admin.listen: none has no port"),
+    ],
+    ids=["grace", "drain", "port"],
+)
+def test_what_cannot_go_together(helm: Helm, values: dict[str, Any], why: str) -> None:
+    """What the schema cannot see the templates do: a pod killed while it serves, metrics that nobody could reach."""
+    flags = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
+    with pytest.raises(HelmError) as caught:
+        helm.objects("--skip-schema-validation", *flags)
+    assert why in str(caught.value)
+
+
 def test_every_block_of_the_schema_is_closed() -> None:
     """Nothing misspelt is passed over, at any depth."""
     schema = json.loads((CHART / "values.schema.json").read_text())

@@ -61,8 +61,8 @@ def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_heavy_folder_is_a_suite() -> None:
-    """The tests with a real API server and those with real namespaces are among the suites."""
-    assert [one.command[-1] for one in SUITES] == ["tests/cluster", "test-network"]
+    """The tests with a real API server, those with real namespaces and those of the chart are among the suites."""
+    assert [one.command[-1] for one in SUITES] == ["tests/cluster", "test-network", "test-chart"]
 
 
 def test_network_without_root(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{/* The port of a group's listener: of (list . "admin"). */}}
 {{- define "metaproxy.port" -}}
 {{- $config := include "metaproxy.config" (index . 0) | fromYaml }}
-{{- (get $config (index . 1)).listen | regexFind "[0-9]+$" }}
+{{- $listen := (get $config (index . 1)).listen }}
+{{- if not (regexMatch ":[0-9]+$" $listen) }}
+{{- fail (printf "config.%s.listen: %s has no port at which Prometheus could ask" (index . 1) $listen) }}
+{{- end }}
+{{- regexFind "[0-9]+$" $listen }}
 {{- end }}
 
 {{/* The redirect's rights, and nothing else of root's. */}}
