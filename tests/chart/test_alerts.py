@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from metaproxy.telemetry import METRICS, REDIRECT_METRICS
 from tests.chart.build import Tools
@@ -151,3 +152,40 @@ def test_alerts_can_be_left_out(helm: Helm) -> None:
     assert len(group["rules"]) == 5
     with pytest.raises(HelmError):
         helm.with_values({"prometheusRule.disabled": "MetaproxyDenials"})
+
+
+# ---- monitors
+
+CONTAINERS = {"metaproxy": "9181", "redirect-watch": "9182"}
+
+
+def rules_of(end: dict[str, Any]) -> str:
+    """A monitor's relabelings as Prometheus writes them: the operator changes the keys' spelling."""
+    snake = [
+        {re.sub("([A-Z])", r"_\1", key).lower(): value for key, value in rule.items()} for rule in end["relabelings"]
+    ]
+    return str(yaml.safe_dump(snake))
+
+
+@pytest.mark.parametrize(("address", "shown"), [("10.0.0.1", "10.0.0.1"), ("fd00::1", "[fd00::1]")])
+def test_a_pod_without_ports_is_scraped(tools: Tools, helm: Helm, address: str, shown: str) -> None:
+    """Prometheus knows a container that declares no port by its pod's address alone: each endpoint takes its own.
+
+    Init containers, which Prometheus lists too, are taken by none.
+    """
+    endpoints = only(helm.objects("--set=podMonitor.enabled=true"), "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert not any(key in end for end in endpoints for key in ("port", "portNumber", "targetPort"))
+    for container in [*CONTAINERS, "folder", "redirect"]:
+        labels = {
+            "__address__": address,
+            "__meta_kubernetes_pod_ip": address,
+            "__meta_kubernetes_pod_container_name": container,
+            "__meta_kubernetes_pod_node_name": "node-1",
+        }
+        told = ask(tools, [{"relabel": rules_of(end), "labels": labels} for end in endpoints])
+        assert [each["error"] for each in told] == ["", ""]
+        kept = [found for each in told for found in each["found"] or []]
+        assert [each["__address__"] for each in kept] == [
+            f"{shown}:{port}" for port in [CONTAINERS.get(container)] if port
+        ]
+        assert all(each["node"] == "node-1" for each in kept)

@@ -1,6 +1,8 @@
 """The chart and a real API server: what it takes of the objects, and the release from install to uninstall."""
 
+import re
 import secrets
+import shlex
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metaproxy.__main__ import COMMANDS, help_for
 from tests.chart.build import Tools
-from tests.chart.helm import CHART, Helm, only
+from tests.chart.helm import CHART, KUBERNETES, Helm, only
 from tests.cluster.api import Json
 from tests.cluster.harness import Cluster
 from tests.cluster.waiting import wait_until
@@ -31,6 +34,8 @@ PLURALS = {
     "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
     "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 }
+ROOT = Path(__file__).parents[2]
+
 EFFECT_SECONDS = 60.0
 
 
@@ -249,3 +254,54 @@ def _may(cluster: Cluster, release: Release, group: str, resource: str, verb: st
     review = {"spec": {"user": account, "groups": ["system:authenticated"], "resourceAttributes": attributes}}
     answer = cluster.admin.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
     return bool(answer["status"]["allowed"])
+
+
+# ---- the pages
+
+
+def test_the_helm_commands_of_the_page(
+    helm: Helm, cluster: Cluster, kinds: None, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of docs/install.md, in its order, with the values that it shows; kubectl's are the reader's."""
+    page = (ROOT / "docs" / "install.md").read_text()
+    (values,) = re.findall(r"```yaml\n(# values.yaml\n.+?)```", page, re.DOTALL)
+    (tmp_path / "values.yaml").write_text(values)
+    (tmp_path / "charts").symlink_to(ROOT / "charts")
+    monkeypatch.chdir(tmp_path)
+    cluster.create_namespace("metaproxy")
+    lines = [line for block in re.findall(r"```sh\n(.+?)```", page, re.DOTALL) for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("helm ")]
+    assert [each[0] for each in commands if each[0] != "-n"] == [
+        "template",
+        "upgrade",
+        "upgrade",
+        "rollback",
+        "upgrade",
+        "uninstall",
+    ]
+    for command in commands:
+        more: tuple[str, ...] = ()
+        if "test" in command:
+            continue  # its pod needs a kubelet: see test_helm_test_waits_for_its_pod
+        if command[0] == "template":
+            more = ("--kube-version", KUBERNETES)
+        said = helm.run(*command, *more, kubeconfig=kubeconfig)
+        if command[0] == "template":
+            assert "eu-central-1" in said
+    query = {"labelSelector": "app.kubernetes.io/instance=metaproxy"}
+    assert cluster.admin.get("/apis/apps/v1/daemonsets", query=query)["items"] == []
+
+
+@pytest.mark.parametrize("page", ["install.md", "runbooks.md"])
+def test_the_commands_of_ours_on_the_pages_exist(page: str) -> None:
+    """Each `metaproxy …` that a page tells the reader to run is a command, with options that it has."""
+    text = " ".join((ROOT / "docs" / page).read_text().split())
+    found = re.findall(r"(?:-- |`)metaproxy ([a-z]+(?: [^`]*?)?)(?:`| kubectl| helm| ```)", text)
+    assert found
+    for line in found:
+        name, *words = line.split()
+        assert name in COMMANDS, line
+        known = help_for(name)
+        for word in words:
+            if word.startswith("--") or word.islower():
+                assert word in known, (line, word)

@@ -2,9 +2,10 @@
 //
 //	{"expr": "up == 0"}                                            is it one that Prometheus takes?
 //	{"expr": "up == 0", "load": "load 1m\n  up 0x10", "at": 600}   and what does it find at that second?
+//	{"relabel": "- {action: keep, ...}", "labels": {"a": "b"}}     what becomes of a target with these labels?
 //
 // The answer is {"error": "..."} or {"metrics": [...], "found": [{"instance": "a"}, ...]}: the names of the metrics
-// in it, and the labels of each series that it finds.
+// in it, and the labels of each series that it finds, or of the target if it is kept.
 package main
 
 import (
@@ -15,15 +16,20 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/relabel"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/promqltest"
+	"gopkg.in/yaml.v2"
 )
 
 type question struct {
-	Expr string `json:"expr"`
-	Load string `json:"load"`
-	At   int64  `json:"at"`
+	Expr    string            `json:"expr"`
+	Load    string            `json:"load"`
+	At      int64             `json:"at"`
+	Relabel string            `json:"relabel"`
+	Labels  map[string]string `json:"labels"`
 }
 
 type answer struct {
@@ -60,6 +66,9 @@ func answered(line []byte) (out answer) {
 	if err := json.Unmarshal(line, &asked); err != nil {
 		return answer{Error: err.Error()}
 	}
+	if asked.Relabel != "" {
+		return relabelled(asked)
+	}
 	expr, err := parser.ParseExpr(asked.Expr)
 	if err != nil {
 		return answer{Error: err.Error()}
@@ -91,6 +100,17 @@ func answered(line []byte) (out answer) {
 	}
 	for _, sample := range vector {
 		out.Found = append(out.Found, sample.Metric.Map())
+	}
+	return out
+}
+
+func relabelled(asked question) (out answer) {
+	var rules []*relabel.Config
+	if err := yaml.UnmarshalStrict([]byte(asked.Relabel), &rules); err != nil {
+		return answer{Error: err.Error()}
+	}
+	if target, kept := relabel.Process(labels.FromMap(asked.Labels), rules...); kept {
+		out.Found = append(out.Found, target.Map())
 	}
 	return out
 }
