@@ -5,6 +5,7 @@ certificate that the kubelet would mount; the probes beside it; the pod of `helm
 """
 
 import asyncio
+import importlib.util
 import json
 import secrets
 import stat
@@ -409,6 +410,7 @@ def _count(metrics: Metrics, outcome: str) -> float:
         ("role-other", True, 1, "was not told so"),
         ("", False, 1, "is it the node's?"),
     ],
+    ids=["none", "own", "other", "no-redirect"],
 )
 def test_the_pod_of_helm_test(
     helm: Helm, tmp_path: Path, build: Callable[..., Lab], role: str, allowed: bool, code: int, said: str
@@ -437,3 +439,34 @@ def _roleless(lab: Lab, tmp_path: Path) -> str:
         f"status: {{phase: Running, podIP: '{pod.addresses[4]}', podIPs: [{{ip: '{pod.addresses[4]}'}}]}}\n"
     )
     return f"--source.manifests={file}"
+
+
+def script() -> Any:
+    """The program of the pod of `helm test`, as a module."""
+    spec = importlib.util.spec_from_file_location("role_list", CHART / "files" / "role_list.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("answer", "role", "default", "right"),
+    [
+        ((200, "app"), "arn:aws:iam::123456789012:role/a/app", "", True),
+        ((200, "app"), "", "a/app", True),
+        ((200, "node"), "", "a/app", False),
+        ((200, "node"), "", "", False),
+        ((404, '{"code": "NoRole", "message": "x"}'), "", "", True),
+        ((403, '{"code": "NamespaceSilent", "message": "x"}'), "", "", False),
+        ((403, '{"code": "NamespaceSilent", "message": "x"}'), "", "app", True),
+        ((503, '{"code": "CallerUnknown", "message": "x"}'), "", "app", False),
+        ((404, "<html>"), "", "", False),
+        ((404, "[]"), "", "", False),
+        ((0, "refused"), "", "", False),
+    ],
+)
+def test_verdicts_of_helm_test(answer: tuple[int, str], role: str, default: str, *, right: bool) -> None:
+    """Whose answer it is, and whether it is the right one, with and without a default role."""
+    assert bool(script().verdict(*answer, role, default)) is not right

@@ -8,7 +8,7 @@ import urllib.request
 
 URL = "http://169.254.169.254/latest/meta-data/iam/security-credentials/"
 TRIES, PAUSE, PATIENCE = 10, 3.0, 5.0
-OK = 200
+OK, REFUSED = 200, (403, 404)
 
 
 def ask() -> tuple[int, str]:
@@ -23,27 +23,38 @@ def ask() -> tuple[int, str]:
         return 0, str(error)
 
 
-def verdict(status: int, body: str, role: str) -> str:
-    """Why the answer is not as it should be; empty when it is."""
+def verdict(status: int, body: str, role: str, default: str) -> str:
+    """Why the answer is not as it should be; empty when it is. `default`: what pods that ask for no role are given."""
     if role:
-        told = (status, body.strip()) == (OK, role.rpartition("/")[2])
-        return "" if told else f"the pod's role is {role}, and it was not told so"
+        return (
+            "" if (status, body.strip()) == (OK, _name(role)) else f"the pod's role is {role}, and it was not told so"
+        )
     if status == OK:
-        return "a pod without a role was told one: is it the node's? then the redirect does not hold here"
+        theirs = default and body.strip() == _name(default)
+        return (
+            ""
+            if theirs
+            else "a pod without a role was told one: is it the node's? then the redirect does not hold here"
+        )
     try:
         code = json.loads(body)["code"]
     except (ValueError, KeyError, TypeError):
         return "this is no answer of metaproxy"
-    return "" if code == "NoRole" else f"a pod without a role is refused as {code}, not as NoRole"
+    refused = status in REFUSED if default else code == "NoRole"
+    return "" if refused else f"a pod without a role is refused as {code}"
+
+
+def _name(role: str) -> str:
+    return role.rpartition("/")[2]
 
 
 def main() -> int:
     """The exit code."""
-    role = sys.argv[1] if len(sys.argv) > 1 else ""
+    role, default = [*sys.argv[1:], "", ""][:2]
     for number in range(TRIES):
         status, body = ask()
         print(f"{URL}: {status} {body.strip()}", flush=True)
-        why = verdict(status, body, role)
+        why = verdict(status, body, role, default)
         if not why:
             print("metaproxy answers as it should")
             return 0
@@ -55,4 +66,5 @@ def main() -> int:
     return 1
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())
