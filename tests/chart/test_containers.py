@@ -22,13 +22,16 @@ from metaproxy import events
 from metaproxy.caller import Pod
 from metaproxy.errors import Reason
 from metaproxy.events import EventRecorder
+from metaproxy.knobs import knobs
 from metaproxy.kubeclient import KubeClient
+from metaproxy.settings import Settings
 from metaproxy.telemetry import Metrics
 from tests.chart.helm import CHART, Helm, only, settings_of
 from tests.chart.kubelet import Kubelet
 from tests.cluster.harness import Cluster
 from tests.cluster.waiting import wait_until
-from tests.fakes.process import own_address, until
+from tests.fakes.agent import ask
+from tests.fakes.process import ROLES, own_address, until
 from tests.fakes.sts import FakeSts
 from tests.network.conftest import PROBES, kernel_lacks
 from tests.network.lab.namespaces import Namespace
@@ -334,6 +337,68 @@ def _runs(world: World) -> None:
             return all(taint["key"] != "metaproxy.dev/agent-not-ready" for taint in taints)
 
         wait_until("the taint is off", untainted, PATIENCE)
+
+
+async def test_an_upgrade_on_one_node(world: World, tmp_path: Path) -> None:
+    """Two pods of the DaemonSet at once, as a surge has them: the new one takes over through the node's folder.
+
+    No request fails, though both want the same addresses; the former ends well.
+    """
+    if "handover.socket" not in {one.key for one in knobs(Settings)}:
+        pytest.skip("this version of the agent has no handover: a surge cannot be shown")
+    pod, url = own_address(), f"http://{world.address}:8181"
+    answers: list[tuple[int, bytes]] = []
+    await asyncio.to_thread(_annotated, world, pod)
+    former = await asyncio.to_thread(world.node.start, "metaproxy")
+    second = tmp_path / "second"
+    second.mkdir(mode=0o777)
+    second.chmod(0o777)
+    # The folder of the node is both pods'; that of the admin socket is each pod's own.
+    node = replace(world.node, volumes={**world.node.volumes, "admin": second})
+    try:
+        await asyncio.to_thread(former.wait_for, '"listening"')
+
+        async def told() -> bool:
+            return (await ask(url, pod, ROLES))[:2] == (200, b"app-a")
+
+        await until("the pod has its role", told, lambda: "\n".join(former.lines))
+        over = asyncio.Event()
+
+        async def asking() -> None:
+            while not over.is_set():
+                status, body, _ = await ask(url, pod, ROLES)
+                answers.append((status, body))
+
+        work = asyncio.create_task(asking())
+        successor = await asyncio.to_thread(node.start, "metaproxy")
+        try:
+            await asyncio.to_thread(_until_ready, node, successor)
+            await asyncio.to_thread(former.end, SIGTERM)
+            assert former.popen.returncode == 0, former.lines
+            seen = len(answers)
+            await until("requests after it", lambda: len(answers) > seen + 20, lambda: "\n".join(successor.lines))
+            over.set()
+            await work
+        finally:
+            work.cancel()
+            await asyncio.to_thread(successor.end, SIGTERM)
+    finally:
+        await asyncio.to_thread(former.end, SIGKILL)
+    assert set(answers) == {(200, b"app-a")}
+    assert successor.popen.returncode == 0, successor.lines
+
+
+def _annotated(world: World, pod: str) -> None:
+    annotations = {"iam.amazonaws.com/role": "app-a"}
+    node = f"node-{world.namespace}"
+    world.cluster.create_pod(world.namespace, "a", node=node, annotations=annotations)
+    world.cluster.set_pod_status(world.namespace, "a", [pod])
+
+
+def _until_ready(node: Kubelet, process: Process) -> None:
+    """The process has taken over, and the pod's own probe says that it is ready."""
+    process.wait_for('"listening"')
+    wait_until("it is ready", lambda: node.probe("metaproxy", "readinessProbe").returncode == 0, PATIENCE)
 
 
 WITHOUT = [
