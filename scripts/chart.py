@@ -195,8 +195,10 @@ def _setting(field: FieldInfo) -> dict[str, Any]:
     assert isinstance(extra, dict)  # every setting is made by `knob`
     kind = field.annotation
     text: dict[str, Any] = {"type": "string"}
-    if pattern := _PATTERNS.get(str(extra["metavar"])):
-        text["pattern"] = pattern
+    form, _, word = str(extra["metavar"]).partition("|")
+    if pattern := _PATTERNS.get(form):
+        # A word that one may say instead, as none.
+        text["pattern"] = f"{pattern}|^{word}$" if word else pattern
     found: dict[str, Any]
     if get_origin(kind) is Literal:
         found = {"enum": ["", *get_args(kind)]}

@@ -176,6 +176,7 @@ def fields() -> dict[str, Any]:
 
 
 EXAMPLES: dict[str, Any] = {
+    "admin.listen": "127.0.0.1:7000",
     "node.remove_startup_taint": True,
     "policy.allow": ["arn:aws:iam::123456789012:role/*"],
     "redirect.exclude_source": ["10.1.0.0/16"],
