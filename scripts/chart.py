@@ -123,7 +123,11 @@ def _example(one: Knob) -> str:
     """What one would write behind the name."""
     if one.several:
         return "{}" if "=" in one.metavar else "[]"
-    return one.default if one.switch or (one.literal and one.default) else '""'
+    if one.switch:
+        return one.default if one.literal else "false"
+    if not one.literal or not one.default:
+        return '""'
+    return one.default if re.fullmatch(r"[\w.:/-]+", one.default) else json.dumps(one.default)
 
 
 def schema() -> str:

@@ -248,6 +248,26 @@ def test_what_cannot_be_said_here() -> None:
         print(f"chart: this version of the agent has no {', '.join(unknown)}: left out")
 
 
+def test_what_values_yaml_shows_can_be_said(helm: Helm, tmp_path: Path) -> None:
+    """Each setting that is only shown there, taken out of its comment, passes the schema and the agent."""
+    shown, lines = [], []
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        if found := re.fullmatch(r"( +)# ([a-z_]+): (\S.*)", line):
+            lines.append(f"{found[1]}{found[2]}: {found[3]}")
+            shown.append(found[2])
+        else:
+            # An empty group is none any more.
+            lines.append(re.sub(r"^(  [a-z_]+:) \{\}$", r"\1", line))
+    assert len(shown) == len([one for one in reachable() if one.key not in SET_HERE])
+    (tmp_path / "values.yaml").write_text("\n".join(lines))
+    file = tmp_path / "config.yaml"
+    file.write_text(settings_of(helm.objects("-f", tmp_path / "values.yaml")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        _, flags = Parser("metaproxy run", Settings).read([f"--config={file}", "--node-name=n"])
+        load(Settings, flags)
+
+
 REFUSED = [
     ("oops", 1, "additional properties 'oops' not allowed"),
     ("image.repo", "x", "additional properties 'repo' not allowed"),
@@ -292,6 +312,14 @@ def test_what_cannot_go_together(helm: Helm, values: dict[str, Any], why: str) -
     with pytest.raises(HelmError) as caught:
         helm.objects("--skip-schema-validation", *flags)
     assert why in str(caught.value)
+
+
+def test_policies_need_their_kind(helm: Helm) -> None:
+    """An API server without them is told so before anything is installed."""
+    flags = ("--set=admissionPolicies.enabled=true", "--kube-version")
+    assert helm.run("template", "m", CHART, *flags, "1.30.0")
+    with pytest.raises(HelmError, match=r"1\.29\.1 has no ValidatingAdmissionPolicy"):
+        helm.run("template", "m", CHART, *flags, "1.29.1")
 
 
 def test_every_block_of_the_schema_is_closed() -> None:
