@@ -50,7 +50,7 @@ helm upgrade --install metaproxy charts/metaproxy --namespace metaproxy --create
 ```
 
 The agent's own identity is the node's role, or with
-`--set serviceAccount.annotations.eks\\\\.amazonaws\\\\.com/role-arn=ARN` one of its own (docs/iam.md). The namespace
+`--set serviceAccount.annotations.eks\\.amazonaws\\.com/role-arn=ARN` one of its own (docs/iam.md). The namespace
 must admit privileged pods (`pod-security.kubernetes.io/enforce: privileged`): the pods are on the host's network.
 
 ## Values

@@ -38,9 +38,9 @@ class Block(BaseModel):
 
 
 class Image(Block):
-    """An image."""
+    """An image of the pods."""
 
-    repository: str = Field("metaproxy", min_length=1, description="The image, with its registry.")
+    repository: str = Field("metaproxy", min_length=1, description="Its name, with its registry.")
     tag: str = Field("", description="Its tag. Empty: the chart's appVersion.")
     digest: str = Field("", pattern="^(sha256:[0-9a-f]{64})?$", description="Its digest, sha256:…; wins over the tag.")
     pullPolicy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="When it is pulled.")
@@ -49,7 +49,7 @@ class Image(Block):
 class RedirectImage(Image):
     """The image with nft, iptables and conntrack."""
 
-    repository: str = Field("metaproxy-redirect", min_length=1, description="The image, with its registry.")
+    repository: str = Field("metaproxy-redirect", min_length=1, description="Its name, with its registry.")
 
 
 class ServiceAccount(Block):
@@ -91,7 +91,9 @@ class RollingUpdate(Block):
 class UpdateStrategy(Block):
     """How pods are replaced."""
 
-    type: Literal["RollingUpdate", "OnDelete"] = Field("RollingUpdate", description="When.")
+    type: Literal["RollingUpdate", "OnDelete"] = Field(
+        "RollingUpdate", description="OnDelete: only when somebody deletes them."
+    )
     rollingUpdate: RollingUpdate = Field(RollingUpdate(), description="")
 
 

@@ -220,6 +220,24 @@ def test_helm_test_waits_for_its_pod(release: Release, phase: str, code: int) ->
         under_way.communicate()
 
 
+def test_the_policies_spare_the_chart_itself(release: Release, cluster: Cluster) -> None:
+    """With them in force the DaemonSet's pods are admitted in the release's namespace, and nowhere else."""
+    other = f"{release.namespace}-other"
+    cluster.create_namespace(other)
+    cluster.create_service_account(other, release.name)
+    release.helm("install", CHART, "--set=admissionPolicies.enabled=true")
+    template = release.get("DaemonSet")["spec"]["template"]
+
+    def refused(namespace: str) -> str:
+        name = f"agent-{secrets.token_hex(4)}"
+        pod = {"metadata": {**template["metadata"], "name": name}, "spec": template["spec"]}
+        answer = cluster.admin.request("POST", f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod)
+        return "" if answer.status < 300 else str(answer.json()["message"])
+
+    wait_until("the policy has effect", lambda: "the node's role" in refused(other), EFFECT_SECONDS)
+    assert refused(release.namespace) == ""
+
+
 # ---- rights
 
 
