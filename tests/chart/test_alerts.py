@@ -105,6 +105,7 @@ CALM = {
 }
 """Half an hour of a quiet node, a sample a minute."""
 
+MANIFESTS = {"event": "0x30"}
 EMPTY = {"life": "0x30", "held": "0x30", "wanted": "0x30"}
 
 STORMS = [
@@ -133,9 +134,9 @@ def firing(tools: Tools, alerts: dict[str, dict[str, Any]], changes: dict[str, s
     return {name for name, each in zip(alerts, told, strict=True) if each["found"]}
 
 
-@pytest.mark.parametrize("changes", [{}, EMPTY], ids=["calm", "empty"])
+@pytest.mark.parametrize("changes", [{}, EMPTY, MANIFESTS], ids=["calm", "empty", "no-watch"])
 def test_calm(tools: Tools, alerts: dict[str, dict[str, Any]], changes: dict[str, str]) -> None:
-    """Nothing fires on a quiet node, or on one without pods."""
+    """Nothing fires on a quiet node, on one without pods, or on one without a watch."""
     assert firing(tools, alerts, changes) == set()
 
 
