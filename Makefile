@@ -11,7 +11,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-network test-browser lint bench check docs lock clean
+.PHONY: help venv demo test test-all test-network test-browser test-chart lint bench check docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ test-network: $(STAMP) ## the tests in network namespaces (root, nftables, iptab
 
 test-browser: $(STAMP) ## the status page in a real browser (Chromium); pictures of it in build/browser
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+test-chart: $(STAMP) ## the Helm chart: rendered, on a real API server, its containers run (Go, root)
+	$(BIN)/python -m pytest tests/chart $(ARGS)
 
 lint: $(STAMP) ## style, types, layers, generated documents
 	$(BIN)/ruff check .

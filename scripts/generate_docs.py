@@ -16,8 +16,10 @@ from metaproxy.__main__ import COMMANDS, help_for
 from metaproxy.knobs import knobs, titles
 from metaproxy.settings import Settings
 from metaproxy.telemetry import METRICS, REDIRECT_METRICS, Spec
+from scripts import chart
 
 DOCS = Path(__file__).parent.parent / "docs"
+CHART = "../charts/metaproxy"
 
 _MADE = "<!-- Made by `make docs`; change the code that it is made from. -->"
 
@@ -99,6 +101,10 @@ DOCUMENTS: Mapping[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "metrics.md": metrics,
     "command-line.txt": command_line,
+    f"{CHART}/values.yaml": chart.values,
+    f"{CHART}/values.schema.json": chart.schema,
+    f"{CHART}/README.md": chart.readme,
+    f"{CHART}/files/admission.yaml": chart.policies,
 }
 
 
@@ -119,8 +125,8 @@ def main(arguments: Sequence[str] | None = None, folder: Path = DOCS) -> int:
         for name in (stale := drifted(folder)):
             print(f"{folder / name} is not what the code says: run make docs", file=sys.stderr)
         return 1 if stale else 0
-    folder.mkdir(exist_ok=True)
     for name, make in DOCUMENTS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(make(), encoding="utf-8")
     return 0
 

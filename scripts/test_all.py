@@ -113,6 +113,17 @@ def _missing_tools() -> list[str]:
     return [tool for tool in TOOLS if shutil.which(tool) is None]
 
 
+def no_chart() -> str:
+    """Why helm is neither there nor can be built, or what else stands in the way of the chart's tests."""
+    if why := no_api_server() or no_network():
+        return why
+    command = (sys.executable, "-m", "tests.chart.build", "--check")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
+    return (
+        (done.stderr.strip().splitlines() or [f"the check ended with {done.returncode}"])[0] if done.returncode else ""
+    )
+
+
 SUITES = (
     Suite(
         name="network",
@@ -131,6 +142,12 @@ SUITES = (
         needs="Chromium",
         command=("make", "--no-print-directory", "test-browser"),
         obstacle=no_browser,
+    ),
+    Suite(
+        name="chart",
+        needs="Go, to build helm and the API server once, and what the network suite needs",
+        command=("make", "--no-print-directory", "test-chart"),
+        obstacle=no_chart,
     ),
 )
 

@@ -72,6 +72,13 @@ def test_missing_go_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Go is missing" in test_all.no_api_server()
 
 
+def test_missing_go_keeps_the_chart_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Helm and the API server are both built with it."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
+    assert "Go is missing" in test_all.no_chart()
+
+
 def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that does not end is an obstacle, not a wait without end."""
     monkeypatch.setattr(test_all, "CHECK_SECONDS", 0.001)

@@ -1,0 +1,1 @@
+"""The chart: rendered, checked, installed into a real API server, and its containers' commands run."""

@@ -1,0 +1,156 @@
+"""Builds the programs of the chart's tests with Go, once for each version: helm, and Prometheus' own expressions.
+
+    python -m tests.chart.build           builds what is not there yet, and prints where it is
+    python -m tests.chart.build --check   exit 0 when the chart's tests can run here, else 1 and the reason
+
+Knows: their versions, the Go tool, the user's cache folder.
+Must not know: what the programs do.
+
+Cold it takes some 3 minutes on two cores.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HELM = "helm.sh/helm/v3/cmd/helm@v3.19.5"
+OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+OPERATOR_SUM = "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s="
+KINDS = ("podmonitors", "servicemonitors", "prometheusrules")
+PROMQL = Path(__file__).parent / "promql"
+
+_SECONDS = 1_800.0
+_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+
+
+class CannotBuildError(Exception):
+    """Something is not there and cannot be built here; the message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What the tests need: helm, the expressions of Prometheus, and the operator's definitions of its kinds."""
+
+    helm: Path
+    promql: Path
+    definitions: tuple[Path, ...]
+
+
+def ensure() -> Tools:
+    """All of them; builds what is not cached. Raises CannotBuildError."""
+    folder = _cache()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / ".lock"):
+        return Tools(helm=_helm(folder), promql=_promql(folder), definitions=_definitions(folder))
+
+
+def check() -> None:
+    """Raise CannotBuildError when they cannot be had. Compiles nothing."""
+    _go("version")
+
+
+def _helm(folder: Path) -> Path:
+    made = folder / f"helm-{HELM.rpartition('@')[2]}"
+    if not made.exists():
+        with _building(folder, "helm") as aside:
+            _go("install", "-trimpath", HELM, GOBIN=str(aside), GOFLAGS="")
+            (aside / "helm").replace(made)
+    return made
+
+
+def _promql(folder: Path) -> Path:
+    digest = hashlib.sha256(b"".join((PROMQL / name).read_bytes() for name in ("go.mod", "go.sum", "main.go")))
+    made = folder / f"promql-{digest.hexdigest()[:16]}"
+    if not made.exists():
+        with _building(folder, "Prometheus' expressions") as aside:
+            _go("build", "-trimpath", "-buildvcs=false", "-o", str(aside / "promql"), ".", cwd=PROMQL)
+            (aside / "promql").replace(made)
+    return made
+
+
+def _definitions(folder: Path) -> tuple[Path, ...]:
+    made = folder / f"operator-{OPERATOR.rpartition('@')[2]}"
+    if not made.exists():
+        with _building(folder, "the operator's kinds") as aside:
+            told = json.loads(_go("mod", "download", "-json", OPERATOR))
+            if told["Sum"] != OPERATOR_SUM:
+                raise CannotBuildError(f"{OPERATOR} is not what it was: {told['Sum']}")
+            source = Path(told["Dir"]) / "example" / "prometheus-operator-crd"
+            kinds = aside / "kinds"
+            kinds.mkdir()
+            for kind in KINDS:
+                shutil.copyfile(source / f"monitoring.coreos.com_{kind}.yaml", kinds / f"{kind}.yaml")
+            kinds.replace(made)
+    return tuple(made / f"{kind}.yaml" for kind in KINDS)
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "metaproxy" / "chart"
+
+
+@contextmanager
+def _building(folder: Path, what: str) -> Iterator[Path]:
+    """A folder from which what is whole is moved to its place."""
+    print(f"building for the chart's tests, once: {what}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as aside:
+        yield Path(aside)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _go(*arguments: str, cwd: Path | None = None, **environment: str) -> str:
+    """Run the Go tool, outside of any module unless told where; its output. Raises CannotBuildError."""
+    go = shutil.which("go")
+    if go is None:
+        raise CannotBuildError("Go is missing: helm is built with it")
+    try:
+        done = subprocess.run(
+            [go, *arguments],
+            env={**os.environ, **_ENVIRONMENT, **environment},
+            cwd=cwd or tempfile.gettempdir(),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CannotBuildError(f"go {arguments[0]} did not end within {_SECONDS:.0f} s") from error
+    if done.returncode:
+        raise CannotBuildError(f"go {' '.join(arguments)}: {done.stderr.strip()[-2_000:]}")
+    return done.stdout
+
+
+def main() -> int:
+    """The command; its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chart.build", description="Build helm for the tests.")
+    parser.add_argument("--check", action="store_true", help="build nothing; say whether it could be built")
+    try:
+        if parser.parse_args().check:
+            check()
+        else:
+            tools = ensure()
+            print(tools.helm, tools.promql, *tools.definitions, sep="\n")
+    except CannotBuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

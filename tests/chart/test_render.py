@@ -1,0 +1,336 @@
+"""The chart as text: what is rendered for which values, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import yaml
+
+from metaproxy import __version__
+from metaproxy.knobs import Knob, group_of, knobs
+from metaproxy.settings import Settings
+from metaproxy.settingsources import Parser, load
+from scripts.chart import reachable
+from scripts.chartvalues import NOT_HERE, SET_HERE
+from tests.chart import golden
+from tests.chart.helm import CHART, KUBERNETES, Helm, HelmError, only, settings_of
+
+
+def containers(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The DaemonSet's containers by name."""
+    spec = only(objects, "DaemonSet")["spec"]["template"]["spec"]
+    return {each["name"]: each for each in [*spec["initContainers"], *spec["containers"]]}
+
+
+def test_lint(helm: Helm, case: Path) -> None:
+    """Helm finds nothing wrong with any file of values below ci/."""
+    said = helm.run("lint", "--strict", "--kube-version", KUBERNETES, CHART, "-f", case)
+    assert "[WARNING]" not in said
+    assert "[ERROR]" not in said
+
+
+def test_golden(helm: Helm, case: Path) -> None:
+    """Rendered as kept: what a change does to the objects is seen in its review (python -m tests.chart.golden)."""
+    assert golden.rendered(helm, case) == golden.path_of(case).read_text()
+
+
+def test_no_golden_is_left_over() -> None:
+    """Each kept rendering belongs to a file of values."""
+    kept = {path.name for path in golden.FOLDER.iterdir()}
+    assert kept == {golden.path_of(path).name for path in (CHART / "ci").iterdir()}
+
+
+def test_versions_agree() -> None:
+    """Chart, program and so the image's tag are of one version."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+
+
+# ---- what must hold whatever else changes
+
+
+def test_the_agent_has_no_power(helm: Helm, case: Path) -> None:
+    """No root, no capability, no writable root; the redirect has what it needs and no token; nobody is privileged."""
+    objects = helm.objects("-f", case)
+    pod = only(objects, "DaemonSet")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for name, container in containers(objects).items():
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert "privileged" not in context
+        mounts = {mount["name"] for mount in container.get("volumeMounts", [])}
+        if name == "metaproxy":
+            assert (context["runAsUser"], context["runAsNonRoot"]) == (65532, True)
+        if not name.startswith("redirect"):
+            assert "add" not in context["capabilities"]
+        if name != "metaproxy":
+            assert "token" not in mounts
+
+
+@pytest.mark.parametrize(
+    ("backend", "added"),
+    [("auto", ["NET_ADMIN"]), ("nftables", ["NET_ADMIN"]), ("iptables-legacy", ["NET_ADMIN", "NET_RAW"])],
+)
+def test_capabilities_of_the_redirect(helm: Helm, backend: str, added: list[str]) -> None:
+    """NET_RAW only for legacy iptables."""
+    found = containers(helm.with_values({"config.redirect.backend": backend}))
+    assert {name for name in found if name.startswith("redirect")} == {"redirect", "redirect-watch"}
+    for name in ("redirect", "redirect-watch"):
+        assert found[name]["securityContext"]["capabilities"]["add"] == added
+
+
+def test_a_surge_can_be_placed(helm: Helm, case: Path) -> None:
+    """No container declares a port: on the host's network it would keep a second pod off the node."""
+    for container in containers(helm.objects("-f", case)).values():
+        assert "ports" not in container
+
+
+def test_scheduling(helm: Helm) -> None:
+    """On every node, before all others, on the host's network and its DNS; a new pod before the old one goes."""
+    daemonset = only(helm.objects(), "DaemonSet")["spec"]
+    assert daemonset["updateStrategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    pod = daemonset["template"]["spec"]
+    assert pod["hostNetwork"] is True
+    assert (pod["dnsPolicy"], pod["priorityClassName"]) == ("Default", "system-node-critical")
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+
+
+def test_rights(helm: Helm) -> None:
+    """The exact rules; those of Events and nodes only with what needs them."""
+    read = {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]}
+    tell = {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}
+    taint = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]}
+    for values, rules in (
+        ({}, [read, tell]),
+        ({"config.node.remove_startup_taint": True}, [read, tell, taint]),
+        ({"config.events.enabled": False}, [read]),
+    ):
+        assert only(helm.with_values(values), "ClusterRole")["rules"] == rules
+
+
+def test_a_changed_setting_makes_new_pods(helm: Helm) -> None:
+    """The pods carry the checksum of their settings."""
+
+    def checksum(values: dict[str, Any]) -> str:
+        annotations = only(helm.with_values(values), "DaemonSet")["spec"]["template"]["metadata"]["annotations"]
+        return str(annotations["checksum/config"])
+
+    assert checksum({}) == checksum({"podLabels": {"a": "b"}})
+    assert checksum({}) != checksum({"config.log.level": "debug"})
+
+
+def test_scraped_metrics_leave_loopback(helm: Helm) -> None:
+    """Only a monitor opens the admin listeners to the node's addresses; its ports are those of the settings."""
+    assert "listen" not in settings_of(helm.objects())
+    opened = helm.with_values({"podMonitor.enabled": True, "config.redirect.listen": "10.0.0.1:7"})
+    listen = {name: group.get("listen") for name, group in yaml.safe_load(settings_of(opened)).items()}
+    assert (listen["admin"], listen["redirect"]) == ("0.0.0.0:9181", "10.0.0.1:7")
+    endpoints = only(opened, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert [end["relabelings"][1]["replacement"] for end in endpoints] == ["$1:9181", "$1:7"]
+
+
+def test_images(helm: Helm) -> None:
+    """A digest wins over a tag, a tag over the chart's version."""
+    for values, image in (
+        ({}, f"metaproxy:{__version__}"),
+        ({"image.tag": "1"}, "metaproxy:1"),
+        ({"image.tag": "1", "image.digest": f"sha256:{'0' * 64}"}, f"metaproxy@sha256:{'0' * 64}"),
+    ):
+        assert containers(helm.with_values(values))["metaproxy"]["image"] == image
+
+
+def test_the_pods_of_the_release_pass_the_policies(helm: Helm) -> None:
+    """The binding of the policy for pods lets the release's own namespace through: the agent is on the host's."""
+    objects = helm.objects("--set=admissionPolicies.enabled=true", namespace="elsewhere")
+    (binding,) = [
+        each
+        for each in objects
+        if each["kind"] == "ValidatingAdmissionPolicyBinding" and each["metadata"]["name"] == "metaproxy-pods"
+    ]
+    (names,) = [
+        each["values"]
+        for each in binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+        if each["operator"] == "NotIn"
+    ]
+    assert names == ["kube-system", "elsewhere"]
+
+
+# ---- settings
+
+
+def fields() -> dict[str, Any]:
+    """The settings' fields by key."""
+    found: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        group = group_of(field)
+        members = (
+            {name: field} if group is None else {f"{name}.{key}": each for key, each in group.model_fields.items()}
+        )
+        found |= members
+    return found
+
+
+EXAMPLES: dict[str, Any] = {
+    "admin.listen": "127.0.0.1:7000",
+    "node.remove_startup_taint": True,
+    "policy.allow": ["arn:aws:iam::123456789012:role/*"],
+    "redirect.exclude_source": ["10.1.0.0/16"],
+    "server.listen": ["127.0.0.1:7001"],
+    "sts.region": "eu-west-1",
+    "sts.session_tags": {"team": "{namespace}"},
+    "upstream.allow": ["meta-data/mac"],
+}
+BY_METAVAR = {
+    "ADDR:PORT": "127.0.0.1:7000",
+    "ARN": "arn:aws:iam::123456789012:role/a",
+    "PATH": "/run/metaproxy/x",
+    "URL": "http://127.0.0.1:7002",
+    "TEMPLATE": "{pod}",
+    "DEVICE": "mp0",
+}
+COMPANIONS = {"sts.session_duration": {"config.sts.force_session_duration": True}}
+
+
+def example(one: Knob) -> Any:
+    """Something that one may give a setting, another than its default."""
+    if one.key in EXAMPLES:
+        return EXAMPLES[one.key]
+    field = fields()[one.key]
+    kind = field.annotation
+    if kind is bool:
+        return not field.default
+    if get_origin(kind) is Literal:
+        return next(choice for choice in get_args(kind) if choice != field.default)
+    if kind in {int, float}:
+        (least,) = [bound.ge for bound in field.metadata if hasattr(bound, "ge")] or [1]
+        return least
+    value = BY_METAVAR.get(one.metavar, "x")
+    if one.key == "role_base_arn":
+        value = "arn:aws:iam::123456789012:role/"
+    return [value] if one.several else value
+
+
+@pytest.mark.parametrize("one", reachable(), ids=lambda one: one.key)
+def test_each_setting_is_a_value(helm: Helm, one: Knob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same name, in the file, and the agent takes it from there."""
+    given = example(one)
+    file = tmp_path / "config.yaml"
+    values = {f"config.{one.key}": given, **COMPANIONS.get(one.key, {})}
+    file.write_text(settings_of(helm.with_values(values)))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    _, flags = Parser("metaproxy run", Settings).read([f"--config={file}", "--node-name=n"])
+    loaded = load(Settings, flags)
+    assert one.key in dict.fromkeys(_keys(yaml.safe_load(file.read_text())))
+    found = json.loads(loaded.settings.model_dump_json())
+    for part in one.key.split("."):
+        found = found[part]
+    assert found == given
+
+
+def _keys(document: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}.{inner}" if isinstance(value, dict) and name != "session_tags" else name
+        for name, value in document.items()
+        for inner in (value if isinstance(value, dict) else [""])
+    ]
+
+
+def test_what_cannot_be_said_here() -> None:
+    """Two settings are each node's own; every other is reachable. What the chart sets itself, it names."""
+    assert {one.key for one in knobs(Settings)} - {one.key for one in reachable()} == set(NOT_HERE)
+    unknown = sorted(set(SET_HERE) - {one.key for one in knobs(Settings)})
+    if unknown:
+        print(f"chart: this version of the agent has no {', '.join(unknown)}: left out")
+
+
+def test_what_values_yaml_shows_can_be_said(helm: Helm, tmp_path: Path) -> None:
+    """Each setting that is only shown there, taken out of its comment, passes the schema and the agent."""
+    shown, lines = [], []
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        if found := re.fullmatch(r"( +)# ([a-z_]+): (\S.*)", line):
+            lines.append(f"{found[1]}{found[2]}: {found[3]}")
+            shown.append(found[2])
+        else:
+            # An empty group is none any more.
+            lines.append(re.sub(r"^(  [a-z_]+:) \{\}$", r"\1", line))
+    assert len(shown) == len([one for one in reachable() if one.key not in SET_HERE])
+    (tmp_path / "values.yaml").write_text("\n".join(lines))
+    file = tmp_path / "config.yaml"
+    file.write_text(settings_of(helm.objects("-f", tmp_path / "values.yaml")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        _, flags = Parser("metaproxy run", Settings).read([f"--config={file}", "--node-name=n"])
+        load(Settings, flags)
+
+
+REFUSED = [
+    ("oops", 1, "additional properties 'oops' not allowed"),
+    ("image.repo", "x", "additional properties 'repo' not allowed"),
+    ("image.digest", "latest", "does not match pattern"),
+    ("image.pullPolicy", "Sometimes", "must be one of"),
+    ("terminationGracePeriodSeconds", 5, "minimum: got 5, want 15"),
+    ("tolerations", {}, "got object, want array"),
+    ("podMonitor.enabled", "yes", "got string, want boolean"),
+    ("config.oops", 1, "additional properties 'oops' not allowed"),
+    ("config.node_name", "n", "additional properties 'node_name' not allowed"),
+    ("config.sts.regoin", "x", "additional properties 'regoin' not allowed"),
+    ("config.sts.session_duration", 10, "minimum: got 10, want 900"),
+    ("config.sts.session_duration", "1h", "got string, want integer"),
+    ("config.redirect.backend", "ipfw", "must be one of"),
+    ("config.admin.listen", "everywhere", "does not match pattern"),
+    ("config.assume_role_arn", "hop", "does not match pattern"),
+    ("config.policy.allow", "arn", "got string, want array"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "why"), REFUSED, ids=lambda part: re.sub(r"\W+", "-", str(part))[:30])
+def test_wrong_values_are_refused(helm: Helm, key: str, value: object, why: str) -> None:
+    """By the schema, with the name of what is wrong, before anything is rendered."""
+    with pytest.raises(HelmError) as caught:
+        helm.with_values({key: value})
+    assert why in str(caught.value)
+    assert key.replace(".", "/").rpartition("/")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"terminationGracePeriodSeconds": 25}, "terminationGracePeriodSeconds: 25 s end a pod"),
+        ({"config.handover.drain": 60}, "terminationGracePeriodSeconds: 40 s end a pod"),
+        ({"podMonitor.enabled": True, "config.admin.listen": "none"}, "config.admin.listen: none has no port"),
+    ],
+    ids=["grace", "drain", "port"],
+)
+def test_what_cannot_go_together(helm: Helm, values: dict[str, Any], why: str) -> None:
+    """What the schema cannot see the templates do: a pod killed while it serves, metrics that nobody could reach."""
+    flags = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
+    with pytest.raises(HelmError) as caught:
+        helm.objects("--skip-schema-validation", *flags)
+    assert why in str(caught.value)
+
+
+def test_policies_need_their_kind(helm: Helm) -> None:
+    """An API server without them is told so before anything is installed."""
+    flags = ("--set=admissionPolicies.enabled=true", "--kube-version")
+    assert helm.run("template", "m", CHART, *flags, "1.30.0")
+    with pytest.raises(HelmError, match=r"1\.29\.1 has no ValidatingAdmissionPolicy"):
+        helm.run("template", "m", CHART, *flags, "1.29.1")
+
+
+def test_every_block_of_the_schema_is_closed() -> None:
+    """Nothing misspelt is passed over, at any depth."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def look(node: dict[str, Any], where: str) -> None:
+        if "properties" in node:
+            assert node.get("additionalProperties") is False, where
+        for name, inner in node.get("properties", {}).items():
+            look(inner, f"{where}.{name}")
+
+    look(schema, "values")
+    assert set(yaml.safe_load((CHART / "values.yaml").read_text())) | {"global"} == set(schema["properties"])
