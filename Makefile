@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PURE := addresses budget caller carriers credentials entitlements errors eventobjects iamdocuments iamformats imds loglimit migration netlink objects policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles ties tokens trust watchlines
+PURE := addresses budget caller carriers credentials entitlements errors eventobjects handoverstate iamdocuments iamformats imds loglimit migration netlink objects policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles ties tokens trust typedjson watchlines
 # What works on a node alone: covered by the tests in network namespaces.
 NODE := redirect redirectcommands redirectnode
 comma := ,
