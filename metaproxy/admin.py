@@ -6,17 +6,21 @@ service and restarted agents on one blip): checks read state that is already the
 """
 
 import ipaddress
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from metaproxy import imds
+from metaproxy import imds, sockets
 from metaproxy.objects import canonical_address
 
 Check = Callable[[], str | None]
 """None when all is well, else what is wrong, in words for the operator."""
+
+BACKLOG = 128
+"""Connections that the kernel keeps for us."""
 
 SHUTDOWN = 1.0
 """Seconds for open admin requests to end."""
@@ -38,11 +42,17 @@ class Admin:
         self._details = details
         self._explain = explain
         self._runner: web.AppRunner | None = None
+        self._site: web.SockSite | None = None
+        self.listening: socket.socket | None = None
         self.stopping = False
         self.address: tuple[str, int] = ("", 0)
 
     async def open(self, host: str, port: int) -> None:
         """Listen; OSError when the address cannot be had."""
+        await self.serve(sockets.listening(host, port, backlog=BACKLOG, free=False))
+
+    async def serve(self, listening: socket.socket) -> None:
+        """Answer on this socket, which is the admin's from now on."""
         app = web.Application()
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/healthz", self._livez)
@@ -51,8 +61,15 @@ class Admin:
         app.router.add_get("/explain", self._explained)
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port, reuse_address=True).start()
-        self.address = self._runner.addresses[0][:2]
+        self._site = web.SockSite(self._runner, listening, backlog=BACKLOG)
+        await self._site.start()
+        self.listening, self.address = listening, self._runner.addresses[0][:2]
+
+    async def retire(self) -> None:
+        """Leave the address to another process; who is connected is sent away after its answer."""
+        if self._site is not None and self._runner is not None and self._runner.server is not None:
+            await self._site.stop()
+            self._runner.server.pre_shutdown()
 
     async def close(self) -> None:
         """Stop listening."""
@@ -62,7 +79,12 @@ class Admin:
     @property
     def ready(self) -> bool:
         """Whether every check is content."""
-        return not self.stopping and not any(check() for check in self._checks.values())
+        return not self.stopping and not self.troubles
+
+    @property
+    def troubles(self) -> Mapping[str, str]:
+        """What is wrong, by the check that says so."""
+        return {name: trouble for name, check in self._checks.items() if (trouble := check())}
 
     async def _livez(self, _request: web.Request) -> web.Response:
         # That this runs is the answer: the loop is alive.

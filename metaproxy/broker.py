@@ -144,7 +144,7 @@ class Broker:
         self._wants: dict[str, AssumeRole] = {}
         self._wake = asyncio.Event()
         self._flights = 0
-        self._resting = False
+        self.resting = False
 
     def want(self, uid: str, call: AssumeRole | None) -> None:
         """The pod is entitled to this call from now on, or to none: fetched at once, renewed while anybody wants it."""
@@ -224,7 +224,7 @@ class Broker:
 
     def rest(self, resting: bool) -> None:
         """While it rests, STS is asked for those who wait and for nobody else: another process looks ahead."""
-        self._resting = resting
+        self.resting = resting
         self._wake.set()
 
     async def landed(self) -> None:
@@ -332,7 +332,7 @@ class Broker:
 
     def _due_in(self, entry: _Entry, now: float, wall: float) -> float | None:
         """Seconds until STS is to be asked for an entry; None when it is not, as things stand."""
-        if entry.flying or not (entry.waiters or (entry.wanted and not self._resting)):
+        if entry.flying or not (entry.waiters or (entry.wanted and not self.resting)):
             return None
         fresh = min(entry.renew_at - wall, entry.renew_by - now) if self._usable(entry) else 0.0
         return max(fresh, entry.retry_at - now if entry.failure else 0.0)

@@ -44,9 +44,6 @@ STATE_LIMIT = 64 << 20
 NAMES_LIMIT = 1 << 14
 SOCKETS_LIMIT = 32
 
-PATH_LIMIT = 107
-"""Bytes that the path of a unix socket can have (sun_path of linux/un.h, without its end)."""
-
 NEW = ".new"
 """Ends the name under which a socket is made before it takes the place of what is there."""
 
@@ -221,8 +218,8 @@ class Predecessor:
         self.sockets.clear()
 
 
-async def ask(path: Path) -> Predecessor:
-    """What the process that listens there offers; bounded in time.
+async def ask(path: Path, *, needed: str) -> Predecessor:
+    """What the process that listens there offers, a socket of that name in any case; bounded in time.
 
     Raises:
         HandoverError: nobody is there, or nobody that can be followed.
@@ -234,9 +231,9 @@ async def ask(path: Path) -> Predecessor:
             if not admits(channel.peer):
                 raise HandoverError(f"the process there is of user {channel.peer}, and neither ours nor root's")  # noqa: TRY301
             await channel.send(HELLO)
-            names = _names_in(await channel.receive(SOCKETS, NAMES_LIMIT))
+            names = _names_in(await channel.receive(SOCKETS, NAMES_LIMIT), needed)
             state = await channel.receive(STATE, STATE_LIMIT)
-        return Predecessor(channel, _named(names, channel), state)
+        return Predecessor(channel, _named(names, channel.taken()), state)
     except (FileNotFoundError, ConnectionRefusedError):
         channel.close()
         raise HandoverError("nobody is there") from None
@@ -254,37 +251,32 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
-def _names_in(body: bytes) -> list[str]:
+def _names_in(body: bytes, needed: str) -> list[str]:
     try:
         names = json.loads(body)
     except (ValueError, RecursionError):
         names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) != len(names):
+    if (
+        not isinstance(names, list)
+        or needed not in names
+        or not all(isinstance(name, str) for name in names)
+        or len({*names}) != len(names)
+    ):
         raise HandoverError("the names of the sockets cannot be read")
     return names
 
 
-def _named(names: list[str], channel: _Channel) -> dict[str, socket.socket]:
+def _named(names: list[str], descriptors: list[int]) -> dict[str, socket.socket]:
     """The sockets that came, by their names. Raises HandoverError when one is no listening socket."""
-    sockets: dict[str, socket.socket] = {}
-    descriptors = channel.taken()
-    try:
-        if len(names) != len(descriptors):
-            raise HandoverError("there are not as many sockets as names")
-        while descriptors:
-            name = names[-len(descriptors)]
-            sockets[name] = socket.socket(fileno=descriptors[0])
-            del descriptors[0]
-            sockets[name].setblocking(False)
-            if not sockets[name].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                raise HandoverError("a socket came that does not listen")
-    except BaseException:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        for made in sockets.values():
-            made.close()
-        raise
-    return sockets
+    came = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    listen = [each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in came]
+    if len(names) != len(came) or not all(listen):
+        for each in came:
+            each.close()
+        raise HandoverError("there are not as many listening sockets as names")
+    for each in came:
+        each.setblocking(False)
+    return dict(zip(names, came, strict=True))
 
 
 class Estate(Protocol):

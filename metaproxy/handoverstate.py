@@ -181,7 +181,9 @@ def _check_call(call: AssumeRole) -> None:
         legal = False
     shortest, longest = DURATIONS
     names = [call.session_name, *([] if call.source_identity is None else [call.source_identity])]
-    _demand(legal and shortest <= call.duration <= longest and all(session_name(name) == name for name in names), "a call")
+    _demand(
+        legal and shortest <= call.duration <= longest and all(session_name(name) == name for name in names), "a call"
+    )
 
 
 def _check_credentials(held: Credentials, call: AssumeRole) -> None:
@@ -242,5 +244,3 @@ def _distinct(keys: Iterable[Hashable], what: str) -> None:
 def _demand(right: bool, what: str) -> None:
     if not right:
         raise MisfitError(f"it has {what} that cannot be")
-
-

@@ -32,7 +32,7 @@ class Special(NamedTuple):
     read: Callable[[str], Any]
 
 
-Specials = Mapping[type, Special]
+Specials = Mapping[type[Any], Special]
 
 
 def dump(thing: Any, specials: Specials) -> bytes:
@@ -60,7 +60,7 @@ def _plain(thing: Any, specials: Specials) -> Any:
         return special.write(thing)
     if isinstance(thing, bytes):
         return thing.hex()
-    if is_dataclass(thing):
+    if is_dataclass(thing) and not isinstance(thing, type):
         return {name: _plain(getattr(thing, name), specials) for name in _hints(type(thing))}
     if isinstance(thing, Mapping):
         return [[_plain(key, specials), _plain(value, specials)] for key, value in thing.items()]
@@ -116,7 +116,7 @@ def _misfit(where: str) -> Any:
     raise MisfitError(f"{where} is not what it should be")
 
 
-def _none(value: Any, where: str) -> None:
+def _none(value: Any, where: str) -> Any:
     return None if value is None else _misfit(where)
 
 
