@@ -396,7 +396,7 @@ def bound(addresses: Iterable[tuple[str, int]]) -> dict[tuple[str, int], socket.
     """
     made: dict[tuple[str, int], socket.socket] = {}
     try:
-        for host, port in addresses:
+        for host, port in dict.fromkeys(addresses):
             try:
                 made[host, port] = sockets.listening(host, port, backlog=BACKLOG, free=host in OWN)
             except OSError as error:
