@@ -250,9 +250,7 @@ class World:
         assert state.lives is not None
         assert state.directory.ties is not None
         self.directory, self.table = Directory(), Table()
-        self.table.adopt(
-            state.lives, {address: point.sight for address, point in state.directory.ties.points.items()}
-        )
+        self.table.adopt(state.lives, {address: point.sight for address, point in state.directory.ties.points.items()})
         self.directory.witness()
         self.directory.adopt(state.directory)
         self._follow()
