@@ -50,6 +50,8 @@ NEW = ".new"
 _HEAD = struct.Struct(">4sBI")
 _MAGIC = b"mpx1"
 _CREDENTIALS = struct.Struct("iII")
+_DESCRIPTOR = struct.Struct("i")
+_RIGHTS_SIZE = socket.CMSG_SPACE(SOCKETS_LIMIT * _DESCRIPTOR.size)
 _CHUNK = 1 << 18
 
 
@@ -149,13 +151,16 @@ class _Channel:
         loop = asyncio.get_running_loop()
         while len(data) < size:
             try:
-                part, descriptors, flags, _ = socket.recv_fds(
-                    self._connection, min(size - len(data), _CHUNK), SOCKETS_LIMIT, socket.MSG_CMSG_CLOEXEC
+                # Not socket.recv_fds: it leaves out the flag, and a process that is run would inherit what came.
+                part, ancillary, flags, _ = self._connection.recvmsg(
+                    min(size - len(data), _CHUNK), _RIGHTS_SIZE, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 await _turn(loop.add_reader, loop.remove_reader, self._connection)
                 continue
-            self._descriptors += descriptors
+            for level, kind, rights in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    self._descriptors += [number for (number,) in _DESCRIPTOR.iter_unpack(rights)]
             if flags & socket.MSG_CTRUNC or len(self._descriptors) > SOCKETS_LIMIT:
                 raise HandoverError("more sockets came than there can be")
             if not part:
