@@ -752,8 +752,8 @@ async def test_what_one_holds_the_next_one_holds() -> None:
         former.sts.script.extend([None, denied()])
         b.broker.rest(True)
         await asyncio.sleep(1.0)
-        assert b.sts.calls == []
-        assert not b.broker.settled
+        lacking, b_calls = not b.broker.settled, list(b.sts.calls)
+        assert (lacking, b_calls) == (True, [])
         b.broker.adopt(former.broker.held())
         b.broker.rest(False)
         assert b.broker.settled

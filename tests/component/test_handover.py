@@ -335,7 +335,7 @@ async def test_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         become += f"; os.setuid({NOBODY})"
     else:
         # Then everybody that can be started here is of our user: we are the ones who become another.
-        monkeypatch.setattr(handover.os, "geteuid", lambda: NOBODY)
+        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
 
     async def started(code: str, path: Path) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(

@@ -185,6 +185,8 @@ def with_point(**more: Any) -> dict[str, Any]:
 
 
 MEMORY: Memory = a_directory().memory()
+TIES = MEMORY.ties
+assert TIES is not None
 
 
 @pytest.mark.parametrize(
@@ -222,14 +224,7 @@ MEMORY: Memory = a_directory().memory()
         (with_point(tied=Carrier()), "a carrier"),
         (with_point(loss=99), "a loss"),
         (with_point(fence=-1), "a loss"),
-        (
-            with_ties(
-                points={**(MEMORY.ties.points if MEMORY.ties else {}), "x": next(iter(MEMORY.ties.points.values()))}
-                if MEMORY.ties
-                else {}
-            ),
-            "an address",
-        ),
+        (with_ties(points={**TIES.points, "x": TIES.points["10.0.0.1"]}), "an address"),
         (with_ties(tenants={}), "a port without its tenant"),
         ({"lives": Lives(devices=((Link(index=2), 1), (Link(index=2), 2)), births=2)}, "a device"),
         ({"lives": Lives(devices=((Link(index=2), 3),), births=2)}, "a device's life"),
