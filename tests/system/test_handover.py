@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from metaproxy import handover, listener
+from tests.component.test_listwatch_suite import write_kubeconfig
 from tests.fakes.agent import namespace_yaml, pod_yaml, write
+from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.process import ROLES, AgentProcess, until
 from tests.fakes.sts import FakeSts, Step
 
@@ -42,6 +44,7 @@ class Line:
     sts: FakeSts
     folder: Path
     arguments: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
     agents: list[AgentProcess] = field(default_factory=list)
     started: int = 0
 
@@ -63,7 +66,7 @@ class Line:
         agent = AgentProcess(
             folder,
             (
-                f"--source.manifests={self.folder / 'pods.yaml'}",
+                *(self.source or [f"--source.manifests={self.folder / 'pods.yaml'}"]),
                 f"--sts.endpoint-url={self.sts.url}",
                 f"--handover.socket={self.socket}",
                 *self.arguments,
@@ -344,3 +347,40 @@ async def test_idle_connections_end_with_the_drain(tmp_path: Path) -> None:
         assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+
+
+async def test_with_an_api_server_whose_memory_lags(tmp_path: Path) -> None:
+    """What the former process knows to be gone stays gone, though the lists of the next one show it yet.
+
+    The kernel is listened to, which shows no carriers on loopback.
+    """
+    arn = "arn:aws:iam::123456789012:role/{}"
+    async with FakeKubeApi() as api, FakeSts() as sts:
+        api.create_namespace("shop", {"iam.amazonaws.com/permitted": ".*"})
+        for name, address in (("a", PODS[0]), ("b", PODS[1])):
+            api.create_pod("shop", name, node="node-1", annotations={"iam.amazonaws.com/role": f"shop-{name}"})
+            api.set_pod_status("shop", name, [address])
+        kubeconfig = await asyncio.to_thread(write_kubeconfig, tmp_path / "kubeconfig", api.url)
+        source = (f"--source.kubeconfig={kubeconfig}", "--node-name=node-1", "--caller.witness=on")
+        upgrade = Line(sts, tmp_path, source=source)
+        try:
+            former = await upgrade.next()
+            await former.until_ready()
+            await former.until_told(PODS[0], 200, "shop-a")
+            await former.until_told(PODS[1], 200, "shop-b")
+            api.freeze_memory()
+            api.delete_pod("shop", "a")
+            await former.until_told(PODS[0], 503, "CallerUnknown")
+            api.create_pod("shop", "c", node="node-1", annotations={"iam.amazonaws.com/role": "shop-c"})
+            api.set_pod_status("shop", "c", [PODS[0]])
+            await former.until_told(PODS[0], 200, "shop-c")
+            agent = await upgrade.follow()
+            await agent.until_ready()
+            assert await agent.ask(PODS[0]) == (200, b"shop-c")
+            assert await agent.ask(PODS[1]) == (200, b"shop-b")
+            assert '"pods": 2' in agent.log()
+            assert [len(sts.calls(arn.format(f"shop-{name}"))) for name in "abc"] == [1, 1, 1]
+        finally:
+            codes = [await agent.stop() for agent in reversed(upgrade.agents)]
+            print(*(agent.log() for agent in upgrade.agents), sep="----\n")
+        assert codes == [0, 0]
