@@ -22,6 +22,9 @@ from metaproxy.statusview import view
 Check = Callable[[], str | None]
 """None when all is well, else what is wrong, in words for the operator."""
 
+BACKLOG = 128
+"""Connections that the kernel keeps for us."""
+
 SHUTDOWN = 1.0
 """Seconds for open admin requests to end."""
 
@@ -60,12 +63,28 @@ class Admin:
         self._explain = explain
         self._status = status
         self._runner: web.AppRunner | None = None
-        self._servers: list[asyncio.Server] = []
+        self._tcp: list[asyncio.Server] = []
+        self._unix: list[asyncio.Server] = []
         self.stopping = False
         self.address: tuple[str, int] = ("", 0)
 
     async def open(self, listening: Sequence[socket.socket]) -> None:
-        """Answer on these sockets, which listen already, of whatever family; they are ours from now on."""
+        """Answer on these sockets, which listen already, of whatever family; they are ours from now on.
+
+        May be called again with more of them.
+        """
+        factory = await self._factory()
+        loop = asyncio.get_running_loop()
+        for each in listening:
+            if each.family == socket.AF_UNIX:
+                self._unix.append(await loop.create_unix_server(factory, sock=each))
+            else:
+                self._tcp.append(await loop.create_server(factory, sock=each))
+                self.address = each.getsockname()[:2]
+
+    async def _factory(self) -> web.Server:
+        if self._runner is not None and self._runner.server is not None:
+            return self._runner.server
         app = web.Application()
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/healthz", self._livez)
@@ -78,17 +97,22 @@ class Admin:
             app.router.add_get("/status.json", self._document)
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN)
         await self._runner.setup()
-        loop, factory = asyncio.get_running_loop(), self._runner.server
-        assert factory is not None  # noqa: S101  it was set up above
-        for each in listening:
-            create = loop.create_unix_server if each.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(factory, sock=each))
-            if each.family != socket.AF_UNIX:
-                self.address = each.getsockname()[:2]
+        assert self._runner.server is not None  # noqa: S101  it was set up above
+        return self._runner.server
+
+    async def retire(self) -> None:
+        """Leave the address to another process; who is connected is sent away after its answer.
+
+        A unix socket is this process's own and is answered on: its probes go on until it ends.
+        """
+        for server in self._tcp:
+            server.close()
+        if self._runner is not None and self._runner.server is not None:
+            self._runner.server.pre_shutdown()
 
     async def close(self) -> None:
         """Stop listening."""
-        for server in self._servers:
+        for server in (*self._tcp, *self._unix):
             server.close()
         if self._runner is not None:
             await self._runner.cleanup()

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from metaproxy import __version__, keyfile, sockets, status, tokens
+from metaproxy import __version__, keyfile, listener, sockets, status, tokens
 from metaproxy.admin import BACKLOG, Admin
 from metaproxy.broker import Broker
 from metaproxy.caller import Directory
@@ -28,6 +28,7 @@ from metaproxy.errors import IssueError, MetaproxyError
 from metaproxy.events import EventRecorder
 from metaproxy.explain import Explainer
 from metaproxy.finder import Finder
+from metaproxy.handoverstate import Terms
 from metaproxy.imds import BASIC, Profile
 from metaproxy.kube import KubeSource
 from metaproxy.kubeclient import KubeClient
@@ -40,7 +41,9 @@ from metaproxy.prefetch import Prefetch
 from metaproxy.roles import AssumeRole, BaseArn, RoleArn
 from metaproxy.server import Server
 from metaproxy.settings import Settings
+from metaproxy.settingvalues import join_address
 from metaproxy.sts import Options, Sts
+from metaproxy.succession import HANDOVER, Succession
 from metaproxy.taint import StartupTaint
 from metaproxy.telemetry import Metrics, configure_logging, measure_lag
 from metaproxy.ties import Why
@@ -60,6 +63,8 @@ class Agent:
         self._settings = settings
         self._clock = clock
         self._started = clock()
+        self._network = ""
+        self._admin_socket: socket.socket | None = None
         self.metrics = Metrics()
         directory = Directory()
         self._rules = rules_of(settings)
@@ -100,6 +105,17 @@ class Agent:
             directory, self._entitlements, self._broker.state, is_own=sockets.is_own, clock=clock
         )
         self._listener: Listener
+        self._succession: Succession | None = None
+        if settings.handover.socket is not None:
+            self._succession = Succession(
+                settings.handover.socket,
+                terms=self._terms,
+                sessions=self._broker,
+                callers=self._finder,
+                kernel=self._witness,
+                source=self._source if isinstance(self._source, KubeSource) else None,
+                on_retired=self._retire,
+            )
         self.listening = asyncio.Event()
         self.admin = Admin(
             registry=self.metrics.registry,
@@ -108,7 +124,7 @@ class Agent:
                 "namespaces": lambda: None if self._finder.namespaces_synced else "no list yet",
                 "identity": self._sts.trouble,
                 "witness": lambda: None if self._witness is None else self._witness.deaf(),
-                "listener": lambda: None if self.addresses else "not listening yet",
+                "listener": self._listener_trouble,
             },
             details=self._details,
             explain=self._explain,
@@ -127,51 +143,138 @@ class Agent:
             OSError: an address cannot be had. KeyFileError: the token key cannot be used.
             ExceptionGroup: a task that should never end did.
         """
-        settings = self._settings
+        settings, succession = self._settings, self._succession
         async with AsyncExitStack() as stack:
             # First what lets people see us, then what can get stuck.
-            await self._open_admin(stack)
+            stack.push_async_callback(self.admin.close)
+            await self._open_admin_socket(stack)
+            if succession is not None:
+                stack.callback(succession.close)
+                self._network = await asyncio.to_thread(os.readlink, "/proc/self/ns/net")
+                await succession.begin(self._bound, stop)
+                succession.adopt()
+            if succession is None or not succession.follows:
+                await self._open_admin()
             for resource in (self._upstream, self._sts, self._kube):
                 if resource is not None:
                     await stack.enter_async_context(resource)
+            key = _token_key(settings, succession.key if succession is not None else None)
             self._listener = Listener(
-                self._server().answer,
+                self._server(key).answer,
                 self.metrics,
                 connections_per_address=settings.server.connections_per_address,
                 accept_direct=settings.server.accept_direct,
+                farewell=settings.handover.drain,
             )
             self._finder.on_moved = self._listener.reset
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_eternal(name, run()), name=name) for name, run in self._duties().items()]
                 tasks.append(group.create_task(self._detect(), name="detect base ARN"))
-                await self._listener.open(settings.server.listen)
-                self.listening.set()
-                log.info(
-                    "listening", addresses=[f"{host}:{port}" for host, port in self.addresses], version=__version__
-                )
-                # What is alive now lives as long as the process: the collector need not look at it again.
-                gc.collect()
-                gc.freeze()
+                if succession is not None:
+                    await succession.warm(self._lacking, stop)
+                giving = await self._open(group, key) if not stop.is_set() else None
                 await stop.wait()
                 self.admin.stopping = True
                 log.info("stopping")
+                if giving is not None:
+                    giving.cancel()  # first: whoever warms up serves at once
                 await self._listener.close()
                 for task in tasks:
                     task.cancel()
 
-    async def _open_admin(self, stack: AsyncExitStack) -> None:
-        """Let people see us, until the stack is left."""
-        listen, path = self._settings.admin.listen, self._settings.admin.socket
-        listening = []
-        if path is not None:
+    async def _open(self, group: asyncio.TaskGroup, key: bytes) -> asyncio.Task[None] | None:
+        """Begin to serve; the task that gives all of it to a successor one day."""
+        settings, succession = self._settings, self._succession
+        if succession is not None and succession.follows:
+            await succession.take()
+            await self._open_admin()
+        given: dict[str, socket.socket] = {} if succession is None else succession.given
+        ready = {each: given.pop(name) for each in settings.server.listen if (name := _pods(each)) in given}
+        await self._listener.accept(
+            ready | listener.bound(each for each in settings.server.listen if each not in ready)
+        )
+        log.info("listening", addresses=[f"{host}:{port}" for host, port in self.addresses], version=__version__)
+        giving = None
+        if succession is not None:
+            asked = given.pop(HANDOVER)
+            await succession.done()
+            sockets = {_pods(each): made for each, made in self._listener.sockets.items()}
+            if settings.admin.listen is not None and self._admin_socket is not None:
+                sockets[_admin(settings.admin.listen)] = self._admin_socket
+            serve = succession.serve(asked, sockets, None if settings.tokens.key_file else key)
+            giving = group.create_task(_eternal(HANDOVER, serve), name=HANDOVER)
+        self.listening.set()
+        # What is alive now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        return giving
+
+    async def _open_admin_socket(self, stack: AsyncExitStack) -> None:
+        """Answer who asks this very process, until the stack is left."""
+        if (path := self._settings.admin.socket) is not None:
             # In a thread: it looks at files, and another process may be looking at the same.
             own = await asyncio.to_thread(UnixSocket, path, backlog=BACKLOG)
             stack.push_async_callback(asyncio.to_thread, own.remove)
-            listening.append(own.socket)
-        if listen is not None:
-            listening.append(sockets.listening(*listen, backlog=BACKLOG, free=False))
-        stack.push_async_callback(self.admin.close)
-        await self.admin.open(listening)
+            await self.admin.open([own.socket])
+
+    async def _open_admin(self) -> None:
+        """Answer who asks the agent of this node, whichever process it is."""
+        if (address := self._settings.admin.listen) is None:
+            return
+        given = self._succession.given.pop(_admin(address), None) if self._succession is not None else None
+        self._admin_socket = given or sockets.listening(*address, backlog=BACKLOG, free=False)
+        await self.admin.open([self._admin_socket])
+
+    def _bound(self) -> dict[str, socket.socket]:
+        """Every listening socket by its name, when there is nobody to take them over from."""
+        made = {_pods(each): one for each, one in listener.bound(self._settings.server.listen).items()}
+        if (address := self._settings.admin.listen) is not None:
+            try:
+                made[_admin(address)] = sockets.listening(*address, backlog=BACKLOG, free=False)
+            except OSError:
+                for each in made.values():
+                    each.close()
+                raise
+        return made
+
+    def _lacking(self) -> list[str]:
+        """What is not there yet of that which the predecessor has."""
+        lacking = [name for name, trouble in self.admin.troubles().items() if trouble and name != "listener"]
+        if self._entitlements.rules.base is None:
+            lacking.append("base ARN")
+        if not self._broker.resting and not self._broker.settled:
+            lacking.append("sessions")
+        return lacking
+
+    async def _retire(self) -> None:
+        """Another process serves now; this one goes on for those who are connected yet."""
+        self._listener.retire()
+        self._finder.observer = None
+        await self.admin.retire()
+
+    def _listener_trouble(self) -> str | None:
+        if not self.addresses:
+            return "not listening yet"
+        return "another process has taken over" if self._listener.retired else None
+
+    def _terms(self) -> Terms:
+        settings = self._settings
+        cluster = settings.source.kubeconfig or os.environ.get("KUBERNETES_SERVICE_HOST", "")
+        where = [str(each) for each in settings.source.manifests] or [str(cluster)]
+        sts = settings.sts
+        options = sts_options(settings)
+        return Terms(
+            source=repr((settings.node_name, where)),
+            network=self._network,
+            issuer=repr((settings.assume_role_arn, options.endpoint_url, options.region)),
+            principal=self._sts.principal,
+            keys=repr(
+                (
+                    *(settings.node_name, settings.cluster_name, settings.role_base_arn, settings.policy),
+                    *(sts.session_name, sts.session_tags, sts.source_identity, sts.session_duration),
+                )
+            ),
+        )
 
     def _duties(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
@@ -190,7 +293,7 @@ class Agent:
             tasks["startup taint"] = self._taint.run
         return tasks
 
-    def _server(self) -> Server:
+    def _server(self, key: bytes) -> Server:
         settings = self._settings
         profile = Profile(
             exact=(BASIC if settings.upstream.profile == "basic" else frozenset())
@@ -204,7 +307,7 @@ class Agent:
             items=self._upstream,
             explain=self._explainer.by_address,
             metrics=self.metrics,
-            key=_token_key(settings),
+            key=key,
             profile=profile,
             hold=settings.server.hold,
             clock=self._clock,
@@ -362,8 +465,19 @@ def sts_options(settings: Settings) -> Options:
     )
 
 
-def _token_key(settings: Settings) -> bytes:
+def _pods(address: tuple[str, int]) -> str:
+    """The name of a socket at which pods are answered."""
+    return f"pods at {join_address(address)}"
+
+
+def _admin(address: tuple[str, int]) -> str:
+    return f"admin at {join_address(address)}"
+
+
+def _token_key(settings: Settings, handed: bytes | None) -> bytes:
     if settings.tokens.key_file:
         return keyfile.load(settings.tokens.key_file, size=tokens.KEY_SIZE)
+    if handed is not None:
+        return handed
     log.warning("tokens will not outlive this process", remedy="name a file in --tokens.key-file")
     return secrets.token_bytes(tokens.KEY_SIZE)

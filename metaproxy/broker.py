@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
@@ -32,6 +32,7 @@ from metaproxy.errors import (
     StsRegionDisabled,
     StsUnreachable,
 )
+from metaproxy.handoverstate import Failure, Held, failure_of
 from metaproxy.roles import AssumeRole
 from metaproxy.telemetry import Metrics
 
@@ -152,6 +153,7 @@ class Broker:
         self._wake = asyncio.Event()
         self._bucket: TokenBucket | None = None
         self._flights = self._queued = 0
+        self.resting = False
 
     def want(self, uid: str, call: AssumeRole | None) -> None:
         """The pod is entitled to this call from now on, or to none: fetched at once, renewed while anybody wants it."""
@@ -243,6 +245,62 @@ class Broker:
             queued=self._queued,
         )
 
+    def rest(self, resting: bool) -> None:
+        """While it rests, STS is asked for those who wait and for nobody else: another process looks ahead."""
+        self.resting = resting
+        self._wake.set()
+
+    async def landed(self) -> None:
+        """Wait until no call is under way."""
+        for entry in list(self._entries.values()):
+            while entry.flying:
+                await entry.news.wait()
+
+    @property
+    def settled(self) -> bool:
+        """Whether each session that is wanted is held, or was refused."""
+        return all(
+            self._usable(entry) is not None or entry.failure is not None
+            for entry in self._entries.values()
+            if entry.wanted
+        )
+
+    def held(self) -> tuple[Held, ...]:
+        """Everything that is held, for a process that goes on with it."""
+        now, wall = asyncio.get_running_loop().time(), self._clock()
+        return tuple(
+            Held(
+                call=entry.call,
+                credentials=credentials,
+                renew_in=min(entry.renew_at - wall, entry.renew_by - now) if credentials else 0.0,
+                serve_in=entry.serve_by - now if credentials else 0.0,
+                failure=None if entry.failure is None else _told(entry.failure),
+                failures=entry.failures,
+                retry_in=max(0.0, entry.retry_at - now) if entry.failure else 0.0,
+            )
+            for entry in self._entries.values()
+            if (credentials := self._usable(entry)) is not None or entry.failure is not None
+        )
+
+    def adopt(self, held: Iterable[Held]) -> None:
+        """Hold what another process held. What is held already and lives longer is kept."""
+        now, wall = asyncio.get_running_loop().time(), self._clock()
+        for one in held:
+            entry = self._entry(one.call)
+            if (mine := entry.credentials) is not None and (
+                one.credentials is None or one.credentials.expires <= mine.expires
+            ):
+                continue
+            if (credentials := one.credentials) is not None:
+                entry.credentials = credentials
+                entry.renew_at, entry.renew_by = wall + one.renew_in, now + one.renew_in
+                # Neither clock stretches a life: not ours here, nor the other process's there.
+                entry.serve_by = now + min(one.serve_in, credentials.expires - LAST_SERVED - wall)
+            entry.failure = failure_of(one.failure) if one.failure is not None else None
+            entry.failures, entry.retry_at = one.failures, now + one.retry_in
+            entry.tell()
+        self._wake.set()
+
     async def run(self) -> None:
         """Eternal: starts what is due; owns every flight."""
         now = asyncio.get_running_loop().time()
@@ -299,7 +357,7 @@ class Broker:
 
     def _due_in(self, entry: _Entry, now: float, wall: float) -> float | None:
         """Seconds until STS is to be asked for an entry; None when it is not, as things stand."""
-        if entry.flying or not (entry.wanted or entry.waiters):
+        if entry.flying or not (entry.waiters or (entry.wanted and not self.resting)):
             return None
         fresh = min(entry.renew_at - wall, entry.renew_by - now) if self._usable(entry) else 0.0
         return max(fresh, entry.retry_at - now if entry.failure else 0.0)
@@ -425,6 +483,10 @@ class Broker:
             sum(1 for entry in self._entries.values() if self._usable(entry) is not None)
         )
         self._metrics.gauge("credentials_shortest_life_seconds").set(min(lives, default=0.0))
+
+
+def _told(failure: IssueError) -> Failure:
+    return Failure(reason=failure.reason.value, message=failure.message, remedy=failure.remedy, code=failure.code)
 
 
 def _class_of(failure: IssueError) -> FailureClass:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from metaproxy.carriers import Carrier, Device
+from metaproxy.ties import Memory as TiesMemory
 from metaproxy.ties import Ties, Why
 
 ROLE = "iam.amazonaws.com/role"
@@ -83,6 +84,23 @@ class Change(Generic[ItemT]):
     after: ItemT | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """All that a directory knows, for a process that goes on with it.
+
+    `gone_`: the uids of what was deleted, oldest first. `listed_`: the version of the newest list. `ties`: what is
+    remembered of the kernel's word; None without a witness.
+    """
+
+    pods: tuple[Pod, ...]
+    gone_pods: tuple[str, ...]
+    listed_pods: int
+    namespaces: tuple[Namespace, ...]
+    gone_namespaces: tuple[str, ...]
+    listed_namespaces: int
+    ties: TiesMemory | None
+
+
 class _Store(Generic[ItemT]):
     """Objects by uid that never go back in time."""
 
@@ -91,6 +109,16 @@ class _Store(Generic[ItemT]):
         self.items: dict[str, ItemT] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._listed = 0
+
+    def memory(self) -> tuple[tuple[ItemT, ...], tuple[str, ...], int]:
+        """The objects, the uids of those that are gone, and the version of the newest list."""
+        return tuple(self.items.values()), tuple(self._gone), self._listed
+
+    def adopt(self, items: Iterable[ItemT], gone: Iterable[str], listed: int) -> list[Change[ItemT]]:
+        """Begin with what another store knew."""
+        self.items = {item.uid: item for item in items}
+        self._gone, self._listed = OrderedDict.fromkeys(gone), listed
+        return [Change(before=None, after=item) for item in self.items.values()]
 
     def put(self, item: ItemT, *, listed: bool = False) -> list[Change[ItemT]]:
         before = self.items.get(item.uid)
@@ -154,6 +182,7 @@ class Directory:
         self._withdrawn: dict[str, Why] = {}
         self._moved: dict[str, Why | None] = {}
         self._by_name: dict[str, dict[str, Namespace]] = {}
+        self._adopted = False
 
     def pods(self) -> Iterable[Pod]:
         """Every pod that is known, hostNetwork and finished ones included."""
@@ -202,6 +231,41 @@ class Directory:
         known = self._by_name.get(name)
         return max(known.values(), key=lambda namespace: namespace.version) if known else None
 
+    def memory(self) -> Memory:
+        """All that is known now."""
+        pods, gone_pods, listed_pods = self._pods.memory()
+        namespaces, gone_namespaces, listed_namespaces = self._namespaces.memory()
+        return Memory(
+            pods=pods,
+            gone_pods=gone_pods,
+            listed_pods=listed_pods,
+            namespaces=namespaces,
+            gone_namespaces=gone_namespaces,
+            listed_namespaces=listed_namespaces,
+            ties=self._ties.memory() if self._ties is not None else None,
+        )
+
+    def adopt(self, memory: Memory) -> tuple[list[Change[Pod]], list[Change[Namespace]]]:
+        """Go on from what another directory knew; this one knows nothing yet. What changed by that.
+
+        It is as if that directory had heard nothing since: what the kernel or the source say next is compared with it.
+        """
+        namespaces = self._indexed_namespaces(
+            self._namespaces.adopt(memory.namespaces, memory.gone_namespaces, memory.listed_namespaces)
+        )
+        pods = self._pods.adopt(memory.pods, memory.gone_pods, memory.listed_pods)
+        for change in pods:
+            self._index(change)
+        concerned = set(self._claims)
+        if self._ties is not None:
+            if memory.ties is not None:
+                self._ties.adopt(memory.ties)
+                self._adopted = True
+            for address in self._claims:
+                concerned |= self._ties.claimed(address, None, 0)
+        self._settle(concerned)
+        return pods, namespaces
+
     def put_pod(self, pod: Pod) -> list[Change[Pod]]:
         """A pod was added or modified."""
         return self._indexed_pods(self._pods.put(pod), pod.version)
@@ -221,7 +285,10 @@ class Directory:
             if since is not None:
                 self._settle(self._ties.proved(version, since, {pod.uid: pod.observed for pod in listed}))
             elif not version:
-                self._settle(self._ties.spoken())
+                # Files that say what they said to the process before are no newer word.
+                if changes or not self._adopted:
+                    self._settle(self._ties.spoken())
+                self._adopted = False
         return changes
 
     def witness(self) -> Ties[Pod]:

@@ -73,6 +73,14 @@ class _View:
     ports: dict[tuple[int, bytes], set[tuple[int, int]]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lives:
+    """The devices that are known, each with the number of its life, and how many lives there were: for a successor."""
+
+    devices: tuple[tuple[Link, int], ...]
+    births: int
+
+
 class Table:
     """The kernel's word, and the carriers of the addresses that are `wanted`.
 
@@ -118,6 +126,18 @@ class Table:
             for view in (self._view,) if self._next is None else (self._view, self._next):
                 for key in view.ports.keys() - pairs:
                     del view.ports[key]
+
+    def lives(self) -> Lives:
+        """The devices as last heard of."""
+        return Lives(
+            devices=tuple((known.link, known.born) for known in self._view.links.values()), births=self._births
+        )
+
+    def adopt(self, lives: Lives, sights: Mapping[str, Carrier | None]) -> None:
+        """Go on from what another table knew, as if a dump had told it: the next one tells what is not so any more."""
+        self._view.links = {link.index: _Known(link, born) for link, born in lives.devices}
+        self._births = lives.births
+        self._sights = dict(sights)
 
     def want(self, address: str) -> Carrier | None:
         """Look after an address from now on; its carrier now."""

@@ -5,6 +5,7 @@ and how long a failure keeps us from asking again.
 Must not know: the clock, chance, the event loop, who asks. Times are Unix seconds; jitter and phase are in [0, 1).
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import final
@@ -14,6 +15,12 @@ TOLD_EARLY = 60.0
 
 LAST_SERVED = 60.0
 """Seconds before the real expiry from which credentials are served no more (contract M14)."""
+
+READABLE = re.compile(r"[!#-+\--\[\]-~]+", re.ASCII)
+"""What the texts of a session are made of: printable, no comma, quote or backslash, which clients trip over (M11)."""
+
+KEY_LIMIT, TOKEN_LIMIT = 256, 32768
+"""Characters of an access key, its id or its secret, and of a session token."""
 
 RENEW_AT = 0.5
 """The share of its life after which a session is renewed (contract S1)."""

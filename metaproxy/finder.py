@@ -15,7 +15,7 @@ import structlog
 from cachetools import TTLCache
 
 from metaproxy.budget import TokenBucket
-from metaproxy.caller import Change, Directory, Namespace, Pod
+from metaproxy.caller import Change, Directory, Memory, Namespace, Pod
 from metaproxy.carriers import Carrier, Device
 from metaproxy.eager import in_task
 from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded
@@ -222,6 +222,12 @@ class Finder:
         self._namespaces(self._directory.replace_namespaces(namespaces, version))
         self.namespaces_synced = True
         self._metrics.gauge("synced", resource="namespaces").set(1)
+
+    def adopt(self, memory: Memory) -> None:
+        """Go on from what another process's directory knew; nothing is known here yet."""
+        pods, namespaces = self._directory.adopt(memory)
+        self._namespaces(namespaces)
+        self._pods(pods)
 
     async def run(self) -> None:
         """Eternal: reads the API server when somebody could not be explained; one read serves everybody."""

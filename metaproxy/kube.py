@@ -130,6 +130,16 @@ class KubeSource:
             for name, watch in (("pods", self.pods), ("namespaces", self.namespaces))
         ]
 
+    @property
+    def newest(self) -> tuple[int, int]:
+        """The newest versions that were seen, of pods and of namespaces."""
+        return self.pods.newest, self.namespaces.newest
+
+    def begin_after(self, newest: tuple[int, int]) -> None:
+        """Another process has seen these versions."""
+        self.pods.begin_after(newest[0])
+        self.namespaces.begin_after(newest[1])
+
     async def run(self) -> None:
         """Eternal: both list-watches; if one ends, so does the other, and this."""
         async with asyncio.TaskGroup() as group:

@@ -8,12 +8,13 @@ its credentials ready costs no task.
 """
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from email.utils import formatdate
 from functools import lru_cache, partial
 from typing import Any, cast
@@ -154,6 +155,14 @@ class _Connection(asyncio.Protocol):
         else:
             self._reader.asked.clear()
 
+    def part(self) -> None:
+        """Say that nothing more will be said, but let a request that is on its way arrive: no reset answers it."""
+        if self._task is not None or self._closing:
+            self.drain()
+        else:
+            self._deaf = self._closing = True
+            self._transport.write_eof()
+
     def abort(self) -> None:
         """Cut it."""
         self._transport.abort()
@@ -205,6 +214,8 @@ class _Connection(asyncio.Protocol):
 
     def _say(self, one: Asked, answer: Answer) -> None:
         listener = self._listener
+        if listener.retired and not self._reader.asked:
+            one = one._replace(keep=False)
         self._transport.write(httpwire.rendered(answer, one, _now()))
         self._since = listener.loop.time()
         if not one.keep:
@@ -261,11 +272,14 @@ class Listener:
         first_request: float = FIRST_REQUEST,
         keep_alive: float = KEEP_ALIVE,
         drain: float = DRAIN,
+        farewell: float = DRAIN,
     ) -> None:
         self.walk = walk
         self.first_request = first_request
         self.keep_alive = keep_alive
         self._drain = drain
+        self._farewell = farewell
+        self.retired = False
         self._cap = connections_per_address
         self._accept_direct = accept_direct
         self._refusals: OrderedDict[str, tuple[Reason, int]] = OrderedDict()
@@ -279,34 +293,46 @@ class Listener:
             for reason in (Reason.TOO_MANY_CONNECTIONS, Reason.NOT_REDIRECTED)
         }
         self._servers: list[asyncio.Server] = []
+        self.sockets: dict[tuple[str, int], socket.socket] = {}
         self.loop: asyncio.AbstractEventLoop
         self.addresses: list[tuple[str, int]] = []
 
     async def open(self, addresses: list[tuple[str, int]]) -> None:
-        """Listen; OSError when an address cannot be had.
+        """Listen; OSError when an address cannot be had."""
+        await self.accept(bound(addresses))
 
-        The agent's own addresses may not be there yet: the redirect brings them, in whatever order both are started.
-        """
+    async def accept(self, listening: Mapping[tuple[str, int], socket.socket]) -> None:
+        """Accept connections on these sockets, which are the listener's from now on, by the addresses asked for."""
         self.loop = asyncio.get_running_loop()
-        for host, port in addresses:
-            try:
-                listening = sockets.listening(host, port, backlog=BACKLOG, free=host in OWN)
-            except OSError as error:
-                if host != OWN_IPV6 or error.errno not in _NO_IPV6:
-                    raise OSError(error.errno, f"{error.strerror}: {host} port {port}") from error
-                log.info("this kernel has no IPv6: not listening there", host=host, error=error.strerror)
-                continue
-            self._servers.append(await self.loop.create_server(self._connect, sock=listening, backlog=BACKLOG))
-            self.addresses.append(listening.getsockname()[:2])
+        self.sockets.update(listening)
+        for each in listening.values():
+            self._servers.append(await self.loop.create_server(self._connect, sock=each, backlog=BACKLOG))
+            self.addresses.append(each.getsockname()[:2])
 
-    async def close(self) -> None:
-        """Stop accepting, let held requests end, close."""
+    def retire(self) -> None:
+        """Stop accepting: another process does. What is connected is served on, up to its next answer or its time-out.
+
+        An idle connection is not closed here: a request may be on its way, and its client would see that fail.
+        """
+        self.retired = True
         for server in self._servers:
             server.close()
-        for connection in list(self._connections):
-            connection.drain()
+
+    async def close(self) -> None:
+        """Stop accepting, let held requests end, close; who has retired gives idle connections time for a request."""
+        for server in self._servers:
+            server.close()
+        if self.retired:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._farewell):
+                    await self._gone()
+            for connection in list(self._connections):
+                connection.part()
+        else:
+            for connection in list(self._connections):
+                connection.drain()
         try:
-            async with asyncio.timeout(self._drain):
+            async with asyncio.timeout(LINGER if self.retired else self._drain):
                 await self._gone()
         except TimeoutError:
             for connection in list(self._connections):
@@ -361,6 +387,27 @@ class Listener:
 
     def _connect(self) -> _Connection:
         return _Connection(self)
+
+
+def bound(addresses: Iterable[tuple[str, int]]) -> dict[tuple[str, int], socket.socket]:
+    """Listening sockets by these addresses; OSError when one cannot be had.
+
+    The agent's own addresses may not be there yet: the redirect brings them, in whatever order both are started.
+    """
+    made: dict[tuple[str, int], socket.socket] = {}
+    try:
+        for host, port in dict.fromkeys(addresses):
+            try:
+                made[host, port] = sockets.listening(host, port, backlog=BACKLOG, free=host in OWN)
+            except OSError as error:
+                if host != OWN_IPV6 or error.errno not in _NO_IPV6:
+                    raise OSError(error.errno, f"{error.strerror}: {host} port {port}") from error
+                log.info("this kernel has no IPv6: not listening there", host=host, error=error.strerror)
+    except BaseException:
+        for each in made.values():
+            each.close()
+        raise
+    return made
 
 
 def peer_of(transport: asyncio.BaseTransport) -> str:

@@ -130,6 +130,15 @@ class ListWatch(Generic[ItemT]):
             parts.append(f"{self.trouble} (for {max(0.0, now - self.trouble_since):.0f} s)")
         return f"{self._resource.name}: {', '.join(parts)}"
 
+    @property
+    def newest(self) -> int:
+        """The newest version that was seen."""
+        return self._newest
+
+    def begin_after(self, version: int) -> None:
+        """Versions up to this were seen already: history that does not go that far is another one."""
+        self._newest = version
+
     async def run(self) -> None:
         """Eternal; see the module.
 

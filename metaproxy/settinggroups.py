@@ -87,6 +87,28 @@ class Admin(Group):
     )
 
 
+class Handover(Group):
+    """How a new version takes over from the running one without a gap."""
+
+    socket: Path | None = knob(
+        None,
+        "The unix socket over which a process that is started asks the running one for its listening sockets and for "
+        "all that it holds. Both must see it at this path, and be of one user.",
+        reason="None: only a node that runs two at once during an upgrade needs it; its folder is the operator's.",
+        metavar="PATH",
+        shown="none",
+    )
+    drain: float = knob(
+        20.0,
+        "How long the former process, when it is told to stop, keeps connections that are idle, for a last request.",
+        reason="Less than the 30 s that Kubernetes gives a pod to end.",
+        metavar="SECONDS",
+        unit="seconds",
+        ge=0,
+        le=600,
+    )
+
+
 class Redirect(Group):
     """How `metaproxy redirect` leads this node's pods to the agent."""
 

@@ -22,6 +22,7 @@ from metaproxy.settinggroups import (
     Admin,
     Caller,
     Events,
+    Handover,
     Log,
     Node,
     Policy,
@@ -46,6 +47,9 @@ from metaproxy.settingvalues import (
 __all__ = ["Settings", "SettingsError"]
 
 SHORTEST_UNFORCED = 3600
+SOCKET_PATH_LONGEST = 103
+"""Bytes: what the kernel takes, and room for the name under which the socket is made."""
+
 HOP_LONGEST = 3600
 """Seconds: AWS gives a role that was assumed by a role no longer session (role chaining)."""
 
@@ -91,6 +95,7 @@ class Settings(Tree):
     )
     server: Server = Server()
     admin: Admin = Admin()
+    handover: Handover = Handover()
     redirect: Redirect = Redirect()
     source: Source = Source()
     caller: Caller = Caller()
@@ -179,6 +184,8 @@ class Settings(Tree):
                 yield f"{other}: it is in partition {another}, {flag} in {partition}; no role is assumed across them"
 
     def _address_troubles(self) -> Iterator[str]:
+        if self.handover.socket is not None and len(os.fsencode(self.handover.socket)) > SOCKET_PATH_LONGEST:
+            yield f"--handover.socket: the path of a unix socket has at most {SOCKET_PATH_LONGEST} bytes here"
         listeners = [("--server.listen", address) for address in self.server.listen]
         if self.admin.listen is not None:
             listeners.append(("--admin.listen", self.admin.listen))

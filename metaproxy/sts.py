@@ -131,6 +131,13 @@ class Sts:
             except TimeoutError:
                 continue
 
+    @property
+    def principal(self) -> str:
+        """The role that asks for sessions, as far as it is known; empty while it is not."""
+        if self._options.hop is not None:
+            return self._options.hop.arn
+        return self._identity.role if self._identity is not None else ""
+
     def trouble(self) -> str | None:
         """What is wrong with our own identity; None when it works, however STS itself may be."""
         works = self._ready and self._proven

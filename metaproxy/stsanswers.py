@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from metaproxy.credentials import Credentials, Secret
+from metaproxy.credentials import KEY_LIMIT, READABLE, TOKEN_LIMIT, Credentials, Secret
 from metaproxy.errors import StsOwnIdentity, StsUnreachable
 from metaproxy.roles import PARTITION, AssumeRole
 
 _ARN = re.compile(rf"arn:({PARTITION}):(?:sts|iam)::([0-9]{{12}}):([!-~]+)", re.ASCII)
-_PLAIN = re.compile(r"[!#-+\--\[\]-~]+", re.ASCII)  # printable, no comma, quote or backslash: contract M11
-_KEY_LIMIT, _TOKEN_LIMIT = 256, 32768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +54,9 @@ def session_in(answer: Any, call: AssumeRole, issued: float) -> Credentials:
     key, secret, token = (
         _plain(parts, name, limit)
         for name, limit in (
-            ("AccessKeyId", _KEY_LIMIT),
-            ("SecretAccessKey", _KEY_LIMIT),
-            ("SessionToken", _TOKEN_LIMIT),
+            ("AccessKeyId", KEY_LIMIT),
+            ("SecretAccessKey", KEY_LIMIT),
+            ("SessionToken", TOKEN_LIMIT),
         )
     )
     expires = _at(parts, "Expiration")
@@ -92,7 +90,7 @@ def _at(value: Any, name: str) -> Any:
 
 def _plain(value: Any, name: str, limit: int) -> str:
     text = _at(value, name)
-    if not isinstance(text, str) or len(text) > limit or _PLAIN.fullmatch(text) is None:
+    if not isinstance(text, str) or len(text) > limit or READABLE.fullmatch(text) is None:
         raise _unreadable(name)
     return text
 

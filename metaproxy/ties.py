@@ -44,7 +44,7 @@ it anew.
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
@@ -92,7 +92,7 @@ class Why(StrEnum):
 
 
 @dataclass(slots=True)
-class _Point:
+class Point:
     """What is known of an address.
 
     `last` is the last carrier that was seen and not lost: `sight`, unless a bridge has forgotten it. `loss` numbers the
@@ -113,7 +113,7 @@ class _Point:
 
 
 @dataclass(slots=True)
-class _Tenant:
+class Tenant:
     """The pod that a bridge's port is of, and where it was seen there; `over`: the API server has the pod no more."""
 
     uid: str
@@ -123,11 +123,26 @@ class _Tenant:
 
 
 @dataclass(slots=True)
-class _Port:
+class Port:
     """A pod's port on a bridge; without device it is gone, and `observed` is what the kubelet had said by then."""
 
     device: Device | None
     observed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """All that is remembered, for a process that goes on with it; the claims themselves are the directory's.
+
+    `points` of addresses that nobody claims come in the order in which they are to be forgotten.
+    """
+
+    points: Mapping[str, Point]
+    tenants: Mapping[Device, Tenant]
+    ports: Mapping[tuple[str, int], Port]
+    common: frozenset[Device]
+    losses: int
+    heard: bool
 
 
 class Ties(Generic[ClaimT]):
@@ -138,12 +153,12 @@ class Ties(Generic[ClaimT]):
 
     def __init__(self, claims: Callable[[str], Sequence[ClaimT]]) -> None:
         self._claims = claims
-        self._points: dict[str, _Point] = {}
+        self._points: dict[str, Point] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._at: dict[Device, set[str]] = {}
         self._common: set[Device] = set()
-        self._tenants: dict[Device, _Tenant] = {}
-        self._ports: dict[tuple[str, int], _Port] = {}
+        self._tenants: dict[Device, Tenant] = {}
+        self._ports: dict[tuple[str, int], Port] = {}
         self._unsettled: set[str] = set()
         self._blind, self._heard = True, False
         self.losses = 0
@@ -169,6 +184,43 @@ class Ties(Generic[ClaimT]):
                 counts["tied" if tied else "withdrawn" if lost else "unseen"] += 1
         return counts
 
+    def memory(self) -> Memory:
+        """What is remembered now: a copy."""
+        order = {address: number for number, address in enumerate(self._idle)}
+        return Memory(
+            points={
+                address: self._copied(address, self._points[address])
+                for address in sorted(self._points, key=lambda address: order.get(address, -1))
+            },
+            tenants={device: replace(one, addresses=set(one.addresses)) for device, one in self._tenants.items()},
+            ports={key: replace(port) for key, port in self._ports.items()},
+            common=frozenset(self._common),
+            losses=self.losses,
+            heard=self._heard,
+        )
+
+    def _copied(self, address: str, point: Point) -> Point:
+        """Of the proof only what was said of pods that have, or had, the address.
+
+        Of any other the kubelet has to say that it has it, which is something new.
+        """
+        concerned = point.stale | {claim.uid for claim in self._claims(address)}
+        proof = {uid: point.proof[uid] for uid in sorted(concerned & point.proof.keys())}
+        return replace(point, stale=set(point.stale), proof=proof)
+
+    def adopt(self, memory: Memory) -> None:
+        """Go on, blind for now, from what another process remembered and nobody else has; nothing is known here yet."""
+        for address, point in memory.points.items():
+            sight, point.sight = point.sight, None
+            self._points[address] = point
+            self._move(address, point, sight)
+            if not self._claims(address):
+                self._idle[address] = None
+        self._tenants.update(memory.tenants)
+        self._ports.update(memory.ports)
+        self._common |= memory.common
+        self.losses, self._heard = memory.losses, memory.heard
+
     def blinded(self, blind: bool) -> set[str]:
         """Whether the kernel cannot be heard, so that no tie is certain; the addresses concerned. So it begins."""
         if blind == self._blind:
@@ -189,7 +241,7 @@ class Ties(Generic[ClaimT]):
         if point is None:
             if not claims:
                 return {address}
-            point = self._points[address] = _Point()
+            point = self._points[address] = Point()
         if gone is not None and gone.uid == point.uid:
             self._end(point, gone, version)
         concerned = {address, *self._beside(point.sight), *self._beside(point.tied), *self._unsettled}
@@ -237,7 +289,7 @@ class Ties(Generic[ClaimT]):
             said = [
                 claim.observed for each in tenant.addresses for claim in self._claims(each) if claim.uid == tenant.uid
             ]
-            self._ports[tenant.uid, tenant.bridge] = _Port(None, said[0] if said else "")
+            self._ports[tenant.uid, tenant.bridge] = Port(None, said[0] if said else "")
         for address, point in self._points.items():
             if point.last is not None and point.last.device == device:
                 concerned.add(address)
@@ -302,7 +354,7 @@ class Ties(Generic[ClaimT]):
             return Why.LOST
         return best if len(best) > 1 else self._tied(address, point, best[0])
 
-    def _tied(self, address: str, point: _Point, claim: ClaimT) -> list[ClaimT] | Why:
+    def _tied(self, address: str, point: Point, claim: ClaimT) -> list[ClaimT] | Why:
         if point.sight is None:
             # Never a carrier: no network that shows any. Else one is awaited.
             return [claim] if point.tied is None and not point.loss else Why.UNRESOLVED
@@ -315,14 +367,14 @@ class Ties(Generic[ClaimT]):
         point.uid, point.tied, point.broken, point.anonymous = claim.uid, point.sight, False, False
         return [claim]
 
-    def _end(self, point: _Point, claim: ClaimT, version: int) -> None:
+    def _end(self, point: Point, claim: ClaimT, version: int) -> None:
         """The owner's claim is over by the source's word, whatever the kernel still shows."""
         if not point.broken:
             point.loss, point.fence, point.broken = self._number(), version, True
             point.stale, point.proof = set(), {claim.uid: claim.observed}
         point.stale.add(claim.uid)
 
-    def _lose(self, address: str, point: _Point) -> None:
+    def _lose(self, address: str, point: Point) -> None:
         self.moved.add(address)
         point.anonymous |= point.last != point.tied
         point.last, point.broken = None, point.tied is not None
@@ -345,7 +397,7 @@ class Ties(Generic[ClaimT]):
         """The addresses at that device now."""
         return self._at.get(sight.device, set()) if sight is not None and sight.device is not None else set()
 
-    def _move(self, address: str, point: _Point, sight: Carrier | None) -> set[str]:
+    def _move(self, address: str, point: Point, sight: Carrier | None) -> set[str]:
         """Index the new sight; who is at the old or the new device."""
         concerned: set[str] = set()
         if point.sight is not None and point.sight.device is not None:
@@ -377,8 +429,8 @@ class Ties(Generic[ClaimT]):
             return Why.SHARED
         elif self._open(sight.bridge):
             return Why.UNSETTLED
-        self._ports[claim.uid, sight.bridge] = _Port(device)
-        tenant = self._tenants.setdefault(device, _Tenant(claim.uid, sight.bridge, set()))
+        self._ports[claim.uid, sight.bridge] = Port(device)
+        tenant = self._tenants.setdefault(device, Tenant(claim.uid, sight.bridge, set()))
         tenant.uid, tenant.over = claim.uid, False
         tenant.addresses.add(address)
         return None
@@ -423,7 +475,7 @@ def _differs(last: Carrier, sight: Carrier | None) -> bool:
     return sight != last
 
 
-def _counts(point: _Point, claim: Claim) -> bool:
+def _counts(point: Point, claim: Claim) -> bool:
     """The rule of the module's page."""
     if not point.loss or (claim.uid == point.uid and not point.broken):
         return True

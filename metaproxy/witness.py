@@ -27,7 +27,7 @@ from typing import Literal, Protocol
 import structlog
 
 from metaproxy import netlink
-from metaproxy.carriers import Carrier, Device, Seen, Table
+from metaproxy.carriers import Carrier, Device, Lives, Seen, Table
 from metaproxy.netlink import End, Forwarding, Overrun
 from metaproxy.telemetry import Metrics
 
@@ -146,6 +146,15 @@ class Witness:
     def deaf(self) -> str | None:
         """Why the kernel will never be heard; None if it can be."""
         return self._deaf or None
+
+    def lives(self) -> Lives:
+        """The devices that the kernel has told of, for a process that goes on with it."""
+        return self._table.lives()
+
+    def adopt(self, lives: Lives, sights: Mapping[str, Carrier | None]) -> None:
+        """Begin with what another process knew: the first answers of the kernel are compared with it."""
+        self._table.adopt(lives, sights)
+        self._last = {address: sight for address, sight in sights.items() if sight is not None and sight.device}
 
     def follow(self, addresses: Mapping[str, bool]) -> None:
         """These addresses matter, and no others; each with whether it is to be looked for, too."""

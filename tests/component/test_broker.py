@@ -762,3 +762,83 @@ def test_a_broker_needs_only_an_issuer_and_metrics() -> None:
     """The defaults stand by themselves: wall time, chance and no listener for failures."""
     broker = Broker(ScriptedIssuer(Wall()), Metrics())
     assert broker.wanting(call()) == frozenset()
+
+
+# From one process to the next.
+
+
+async def test_what_one_holds_the_next_one_holds() -> None:
+    """Sessions with their renewal, and failures with their pauses: nothing is asked for anew before it is due."""
+    async with bench() as former, bench() as b:
+        for uid, name in (("1", "app"), ("2", "other")):
+            former.broker.want(uid, call(name))
+            b.broker.want(uid, call(name))
+        former.sts.script.extend([None, denied()])
+        b.broker.rest(True)
+        await asyncio.sleep(1.0)
+        lacking, b_calls = not b.broker.settled, list(b.sts.calls)
+        assert (lacking, b_calls) == (True, [])
+        b.broker.adopt(former.broker.held())
+        b.broker.rest(False)
+        assert b.broker.settled
+        assert await b.get(call()) == await former.get(call())
+        took, answer = await b.took(call("other"))
+        assert isinstance(answer, StsDenied)
+        assert (took < MOMENT, answer.code, b.sts.calls) == (True, "AccessDenied", [])
+        await asyncio.sleep(4.1)  # the pause of five seconds began there
+        assert [what for _, what in b.sts.calls] == [call("other")]
+        b.sts.calls.clear()
+        await asyncio.sleep(1800 - 5.2)
+        assert b.sts.calls == []
+        await asyncio.sleep(0.3)
+        assert [what for _, what in b.sts.calls] == [call()]
+
+
+async def test_who_rests_asks_for_those_who_wait_alone() -> None:
+    """Another process looks ahead; but nobody who asks here is left without."""
+    async with bench() as b:
+        b.broker.rest(True)
+        b.broker.want("1", call())
+        await asyncio.sleep(10.0)
+        assert b.sts.calls == []
+        await b.get(call())
+        await asyncio.sleep(2000.0)
+        assert len(b.sts.calls) == 1
+        b.broker.rest(False)
+        await asyncio.sleep(MOMENT)
+        assert len(b.sts.calls) == 2
+
+
+async def test_a_life_is_not_stretched_by_a_handover() -> None:
+    """Neither by a wall clock that is set back here, nor by one that was there; and what lives longer is kept."""
+    async with bench() as former, bench() as ahead, bench() as b:
+        await former.get(call())
+        (one,) = former.broker.held()
+        ahead.wall.offset = 3600.0
+        ahead.broker.adopt([one])
+        assert not ahead.broker.state(call()).held
+        b.wall.offset = -1800.0
+        b.broker.rest(True)
+        b.broker.want("1", call())
+        b.broker.adopt([one])
+        await asyncio.sleep(3600 - LAST_SERVED - 1.0)
+        assert b.broker.state(call()).held
+        await asyncio.sleep(1.1)
+        assert not b.broker.state(call()).held
+        b.wall.offset = 0.0
+        newer = await b.get(call())
+        b.broker.adopt([one])
+        assert await b.get(call()) == newer
+        assert len(b.sts.calls) == 1
+
+
+async def test_nothing_is_written_while_a_call_is_under_way() -> None:
+    """What lands in time is handed over; only sessions that may be served, and failures, are."""
+    async with bench() as b:
+        b.broker.want("1", call())
+        await asyncio.sleep(0.01)
+        assert b.broker.held() == ()
+        begun = now()
+        await b.broker.landed()
+        assert now() - begun < 0.05
+        assert [one.call for one in b.broker.held()] == [call()]

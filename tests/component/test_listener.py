@@ -923,3 +923,54 @@ async def test_a_connection_that_is_at_its_end_is_cut_too() -> None:
         pod.close()
         b.listener.reset(POD)
         await b.until(lambda: b.connections == 0)
+
+
+# Another process accepts.
+
+
+async def test_who_has_retired_answers_once_more() -> None:
+    """New connections are not for it; one that is open gets one more answer, which says so, and what it holds."""
+    async with bench() as b:
+        idle, busy, piped = [await b.dial() for _ in range(3)]
+        for wire in (idle, busy, piped):
+            assert "connection" not in (await wire.ask(get())).headers
+        await busy.send(get("/hold"))
+        await b.walk.held.wait()
+        other = b.listener.sockets["127.0.0.1", 0].dup()
+        b.listener.retire()
+        with other:
+            other.setblocking(False)
+            late = await b.dial()  # waits in the kernel for whoever accepts
+            assert b.connections == 3
+            assert (await idle.ask(get("/last"))).headers["connection"] == "close"
+            assert await idle.rest() == b""
+            await piped.send(get("/one") + get("/two"))
+            assert (await piped.reply()).asked["target"] == "/one"
+            assert (await piped.reply()).headers["connection"] == "close"
+            b.walk.release.set()
+            assert (await busy.reply()).headers["connection"] == "close"
+            assert b.connections == 0
+            await late.close()
+
+
+async def test_who_has_retired_and_is_told_to_stop() -> None:
+    """Idle connections have time for a last request; who does not use it is told the end, without a reset."""
+    async with bench(farewell=BOUND) as b:
+        wire = await b.dial()
+        await wire.ask(get())
+        b.listener.retire()
+        closing = asyncio.create_task(b.listener.close())
+        assert (await wire.ask(get())).status == 200
+        await closing
+    async with bench(farewell=SHORT) as b:
+        idle, held = await b.dial(), await b.dial()
+        await idle.ask(get())
+        await held.send(get("/hold"))
+        await b.walk.held.wait()
+        b.listener.retire()
+        closing = asyncio.create_task(b.listener.close())
+        assert await asyncio.wait_for(idle.reader.read(), BOUND) == b""
+        b.walk.release.set()
+        assert (await held.reply()).headers["connection"] == "close"
+        await idle.close()
+        await closing

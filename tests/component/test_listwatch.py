@@ -245,6 +245,16 @@ async def test_restored_cluster_after_expiry(world: FakeWorld, held: Held) -> No
             await asyncio.wait_for(source.pods.run(), 20.0)
 
 
+async def test_history_that_a_predecessor_knew(world: FakeWorld, held: Held) -> None:
+    """A process that follows another knows what that one has seen: a restored cluster is none to go on with."""
+    async with KubeClient(await world.kubeconfig()) as client:
+        source = KubeSource(held, client, world.node, metrics=Metrics(), timing=QUICK)
+        source.begin_after((1_000, 900))
+        assert source.newest == (1_000, 900)
+        with pytest.raises(HistoryError, match="pods: 101 is the newest version, but 1000 was seen"):
+            await asyncio.wait_for(source.pods.run(), 20.0)
+
+
 # ---- streams that break
 
 

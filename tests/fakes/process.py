@@ -37,8 +37,10 @@ def own_address() -> str:
 class AgentProcess:
     """A running `metaproxy run`."""
 
-    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        self.host = own_address()
+    def __init__(
+        self, folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str], *, host: str | None = None
+    ) -> None:
+        self.host = host or own_address()
         self.url = f"http://{self.host}:8181"
         self.admin = f"{self.host}:9181"
         self.log_file = folder / "agent.log"

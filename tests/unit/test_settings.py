@@ -57,6 +57,8 @@ SAMPLES: Mapping[str, tuple[str, list[str], Any, Any]] = {
     ),
     "server.hold": ("0.5", ["0.5"], 0.5, 0.5),
     "server.connections_per_address": ("7", ["7"], 7, 7),
+    "handover.socket": ("/run/x.sock", ["/run/x.sock"], "/run/x.sock", Path("/run/x.sock")),
+    "handover.drain": ("7", ["7"], 7, 7.0),
     "admin.listen": ("[::]:9", ["[::]:9"], "[::]:9", ("::", 9)),
     "admin.socket": ("/run/admin", ["/run/admin"], "/run/admin", Path("/run/admin")),
     "server.accept_direct": ("false", ["false"], False, False),
@@ -402,6 +404,10 @@ GOV = "arn:aws-us-gov:iam::111122223333:role/"
         ([*LOCAL, f"--assume-role-arn={GOV}m", f"--role-base-arn={ARN}"], "--role-base-arn: it is in partition aws,"),
         ([*LOCAL, "--sts.region=us-gov-west-1", f"--role-base-arn={ARN}"], "--role-base-arn: it is in partition aws,"),
         ([*LOCAL, "--sts.region=us-east-1", f"--policy.default-role={GOV}r"], "--policy.default-role: it is in"),
+        (
+            [*LOCAL, f"--handover.socket=/{'x' * 103}"],
+            "--handover.socket: the path of a unix socket has at most 103 bytes",
+        ),
         ([*LOCAL, "--admin.listen=127.0.0.1:8181"], "--admin.listen: 127.0.0.1:8181 and 127.0.0.1:8181 cannot both"),
         (
             [*LOCAL, "--admin.listen=none"],

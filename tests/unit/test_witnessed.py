@@ -63,6 +63,14 @@ class WitnessMachine(RuleBasedStateMachine):
         else:
             self.world.dump()
 
+    @rule(succeeds=st.booleans())
+    def another_process_takes_over(self, succeeds: bool) -> None:
+        """It is given what is known, or goes on from that."""
+        if succeeds:
+            self.world.succeed()
+        else:
+            self.world.hand_over()
+
     @rule(what=st.sampled_from(["write", "label", "terminate", "delete"]), pick=SEED)
     def the_api_server_changes(self, what: str, pick: int) -> None:
         """One of the pods that it has."""
@@ -109,7 +117,7 @@ def step(world: World, chance: random.Random) -> None:
         ["begin", "die", "resolve", "attack"] * 8
         + ["forget", "write", "write", "label", "terminate", "delete", "delete"]
         + ["deliver"] * 8
-        + ["begin_read", "end_read", "end_read", "deafen", "dump", "dump"]
+        + ["begin_read", "end_read", "end_read", "deafen", "dump", "dump", "hand_over", "succeed"]
     )
     if what in {"begin", "die", "resolve", "attack", "forget"}:
         getattr(world, what)(address)
@@ -201,6 +209,39 @@ def test_a_change_of_files_is_newer_word() -> None:
     assert directory.owners(ADDRESS) == []
     directory.replace_pods([pod("p", 0)], 0)
     assert directory.owners(ADDRESS) == [pod("p", 0)]
+
+
+def test_files_that_a_predecessor_has_read_are_no_newer_word() -> None:
+    """What it lost is not given back by reading the same again, but by the next change."""
+    former = Directory()
+    former.replace_pods([pod("p", 0)], 0)
+    former.blind(False)
+    former.saw({ADDRESS: VETH})
+    former.saw({ADDRESS: Carrier(link=8, born=2)})
+    directory = Directory()
+    directory.witness()
+    directory.adopt(former.memory())
+    directory.blind(False)
+    directory.replace_pods([pod("p", 0)], 0)
+    assert directory.withdrawn(ADDRESS) is Why.LOST
+    directory.replace_pods([pod("p", 0), replace(pod("q", 0), addresses=())], 0)
+    assert directory.owners(ADDRESS) == [pod("p", 0)]
+
+
+def test_the_kernel_s_word_of_a_predecessor_needs_one_here() -> None:
+    """Without a witness claims decide; and what comes from a process without one is as after any start."""
+    former = Directory()
+    former.put_pod(pod("p"))
+    directory = Directory()
+    directory.witness()
+    directory.adopt(former.memory())
+    directory.blind(False)
+    assert directory.saw({ADDRESS: VETH}) == set()
+    assert directory.owners(ADDRESS) == [pod("p")]
+    last = Directory()
+    last.adopt(directory.memory())
+    assert last.owners(ADDRESS) == [pod("p")]
+    assert last.memory().ties is None
 
 
 def test_a_blank_status_observes_nothing() -> None:

@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from metaproxy import handoverstate
 from metaproxy.caller import ROLE, Directory, Pod
 from metaproxy.carriers import Seen, Table
+from metaproxy.handoverstate import State, Terms
 from metaproxy.netlink import Fact, Forwarding, Link, Neighbour, Route
 
 BRIDGE = 1
@@ -35,6 +37,21 @@ class Living:
     uid: str
     device: int
     hardware: bytes
+
+
+def written(directory: Directory, table: Table) -> bytes:
+    """What a process that knows no more than this hands over."""
+    terms = Terms(source="", network="", issuer="", principal="", keys="")
+    return handoverstate.write(
+        State(
+            terms=terms,
+            key=None,
+            sessions=(),
+            directory=directory.memory(),
+            newest=(0, 0),
+            lives=table.lives(),
+        )
+    )
 
 
 def first(address: str) -> str:
@@ -80,6 +97,8 @@ class World:
         self.api: dict[str, Pod] = {}
         self.events: deque[tuple[str, Pod, int]] = deque()
         self.read: tuple[list[Pod], int, int] | None = None
+        self.heir = b""
+        self.missed: list[tuple[str, Pod, int]] = []
         self.version = self.births = self.changes = 0
         self.blind = False
         self.directory.blind(False)
@@ -217,6 +236,27 @@ class World:
         self.blind = False
         self.directory.blind(False)
 
+    # ---- another process
+
+    def hand_over(self) -> None:
+        """All that is known is written down for another process, which begins with it; this one goes on for now."""
+        self.heir, self.missed = written(self.directory, self.table), []
+
+    def succeed(self) -> None:
+        """The other one takes over: its watch is as late as this one's was, and it has not heard the kernel yet."""
+        if not self.heir:
+            return
+        state = handoverstate.read(self.heir)
+        assert state.lives is not None
+        assert state.directory.ties is not None
+        self.directory, self.table = Directory(), Table()
+        self.table.adopt(state.lives, {address: point.sight for address, point in state.directory.ties.points.items()})
+        self.directory.witness()
+        self.directory.adopt(state.directory)
+        self._follow()
+        self.events.extendleft(reversed(self.missed))
+        self.heir, self.missed, self.read, self.blind = b"", [], None, True
+
     # ---- the kubelet and the API server
 
     def write(self, uid: str) -> None:
@@ -246,6 +286,8 @@ class World:
         """The watch tells what is next."""
         if self.events:
             kind, pod, version = self.events.popleft()
+            if self.heir:
+                self.missed.append((kind, pod, version))
             if kind == "DELETED":
                 self.directory.delete_pod(pod.uid, version)
             else:

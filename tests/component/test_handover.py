@@ -1,0 +1,356 @@
+"""The handover's wire: real unix sockets, real descriptors, and everything that the other side can do wrong."""
+
+import asyncio
+import json
+import os
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from metaproxy import handover
+from metaproxy.handover import DONE, HELLO, SOCKETS, STATE, TAKE, Handover, HandoverError, ask
+
+pytestmark = pytest.mark.sockets
+
+BOUND = 20.0
+"""Seconds that nothing here may take."""
+
+NOBODY = 65534
+NAME = "one"
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def frame(kind: int, body: bytes = b"", *, length: int | None = None, magic: bytes = b"mpx1") -> bytes:
+    """A frame, right or wrong."""
+    return struct.pack(">4sBI", magic, kind, len(body) if length is None else length) + body
+
+
+def listening() -> socket.socket:
+    """A listening socket."""
+    made = socket.socket()
+    made.bind(("127.0.0.1", 0))
+    made.listen()
+    return made
+
+
+class House:
+    """What is handed over, and what was said to who hands it over."""
+
+    def __init__(self) -> None:
+        self.made = {NAME: listening(), "two": listening()}
+        self.said: list[object] = []
+        self.retired = asyncio.Event()
+        self.broken = False
+        self.number = 0
+
+    def sockets(self) -> Mapping[str, socket.socket]:
+        """Two."""
+        return self.made
+
+    async def state(self) -> bytes:
+        """Another one each time."""
+        if self.broken:
+            raise ZeroDivisionError
+        self.number += 1
+        return b"%d" % self.number * 300_000  # more than fits into the socket at once
+
+    def rest(self, resting: bool) -> None:
+        """It is told to rest, or to go on."""
+        self.said.append(resting)
+
+    async def retire(self) -> None:
+        """It is told to stop."""
+        self.said.append("retire")
+        self.retired.set()
+
+    def close(self) -> None:
+        """Be gone."""
+        for each in self.made.values():
+            each.close()
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[House]:
+    """A process that serves, as far as a successor can see."""
+    with closing(House()) as house:
+        task = asyncio.create_task(Handover(house).run(await asyncio.to_thread(handover.bound, path)))
+        try:
+            async with asyncio.timeout(BOUND):
+                yield house
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def saying(path: Path, *parts: bytes, sent: tuple[int, ...] = (), last: bool = True) -> AsyncIterator[None]:
+    """A predecessor that says just this, whatever it is asked; `last`: and then hangs up."""
+
+    def serve() -> None:
+        with listener:
+            connection, _ = listener.accept()
+            with connection, suppress(ConnectionError):
+                connection.recv(4096)
+                for number, part in enumerate(parts):
+                    socket.send_fds(connection, [part], [] if number else list(sent))
+                if not last:
+                    connection.settimeout(BOUND)
+                    while connection.recv(4096):
+                        pass
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    listener.settimeout(BOUND)
+    thread = asyncio.create_task(asyncio.to_thread(serve))
+    yield
+    await thread
+
+
+async def test_everything_is_handed_over(tmp_path: Path) -> None:
+    """Sockets that are the same sockets, the state twice, and the other one is told each step."""
+    path = tmp_path / "socket"
+    async with running(path) as house:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        former = await ask(path, needed=NAME)
+        assert (former.state, former.gone) == (b"1" * 300_000, False)
+        assert [former.sockets[name].getsockname() for name in house.made] == [
+            each.getsockname() for each in house.made.values()
+        ]
+        assert not any(os.get_inheritable(each.fileno()) for each in former.sockets.values())
+        kept = former.sockets.pop("two")
+        assert house.said == []
+        assert await former.take() == b"2" * 300_000
+        assert house.said == [True]
+        await former.done()
+        await house.retired.wait()
+        assert house.said == [True, "retire"]
+        former.close()
+        house.close()
+        with kept, socket.create_connection(kept.getsockname()):
+            pass  # who took it owns it
+        with pytest.raises(HandoverError, match="nobody is there"):
+            await ask(path, needed=NAME)
+
+
+async def test_a_successor_that_dies(tmp_path: Path) -> None:
+    """Before it was ready or just before it served: it is as if it had never been there, and the next one is heard."""
+    path = tmp_path / "socket"
+    async with running(path) as house:
+        (await ask(path, needed=NAME)).close()
+        former = await ask(path, needed=NAME)
+        await former.take()
+        former.close()
+        former = await ask(path, needed=NAME)
+        assert house.said == [True, False]
+        await former.take()
+        await former.done()
+        await house.retired.wait()
+        former.close()
+
+
+async def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two successors the second gets no answer while the first is served; then it may."""
+    monkeypatch.setattr(handover, "PATIENCE", 0.5)
+    path = tmp_path / "socket"
+    async with running(path):
+        first = await ask(path, needed=NAME)
+        with pytest.raises(HandoverError, match="no answer within"):
+            await ask(path, needed=NAME)
+        first.close()
+        monkeypatch.setattr(handover, "PATIENCE", BOUND)
+        (await ask(path, needed=NAME)).close()
+
+
+async def test_a_mistake_of_ours_ends_nothing(tmp_path: Path) -> None:
+    """What cannot be written down is said in the log; who serves goes on serving, and may be asked again."""
+    path = tmp_path / "socket"
+    async with running(path) as house:
+        house.broken = True
+        with capture_logs() as logs, pytest.raises(HandoverError, match="is gone"):
+            await ask(path, needed=NAME)
+        assert [line["event"] for line in logs] == ["handing over broke"]
+        house.broken = False
+        (await ask(path, needed=NAME)).close()
+
+
+async def test_a_predecessor_that_goes(tmp_path: Path) -> None:
+    """While its successor warms up: it is seen to be gone, gives no last state, and its sockets are the successor's."""
+    path = tmp_path / "socket"
+    async with running(path) as house:
+        former = await ask(path, needed=NAME)
+    assert former.gone
+    house.close()
+    assert await former.take() is None
+    await former.done()
+    with socket.create_connection(former.sockets[NAME].getsockname()):
+        pass
+    former.close()
+
+
+async def test_nobody_is_there(tmp_path: Path) -> None:
+    """No file, a socket that was left behind, a file that is none; a new socket takes the place of any."""
+    path = tmp_path / "socket"
+    with pytest.raises(HandoverError, match="nobody is there"):
+        await ask(path, needed=NAME)
+    for _ in range(2):
+        (await asyncio.to_thread(handover.bound, path)).close()
+        with pytest.raises(HandoverError, match="nobody is there"):
+            await ask(path, needed=NAME)
+    path.unlink()
+    path.write_text("")
+    with pytest.raises(HandoverError, match="nobody is there"):
+        await ask(path, needed=NAME)
+    with pytest.raises(OSError, match="No such file"):
+        await asyncio.to_thread(handover.bound, tmp_path / "nowhere" / "socket")
+
+
+ONE = json.dumps([NAME]).encode()
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ((), "is gone"),
+        ((b"HTTP/1.1 400 Bad Request\r\n\r\n",), "something else came"),
+        ((frame(SOCKETS, ONE, magic=b"mpx2"),), "something else came"),
+        ((frame(STATE, b"x"),), "something else came"),
+        ((frame(SOCKETS, ONE)[:-1],), "is gone"),
+        ((frame(SOCKETS, ONE), frame(STATE, b"x" * 9)[:-1]), "is gone"),
+        ((frame(SOCKETS, b"", length=1 << 30),), "a message of 1073741824 bytes"),
+        ((frame(SOCKETS, ONE), frame(STATE, b"", length=(64 << 20) + 1)), "a message of 67108865 bytes"),
+        ((frame(SOCKETS, b"[" * 9_000),), "names of the sockets"),
+        ((frame(SOCKETS, b"{}"),), "names of the sockets"),
+        ((frame(SOCKETS, b'["one", 1]'),), "names of the sockets"),
+        ((frame(SOCKETS, b'["one", "one"]'),), "names of the sockets"),
+        ((frame(SOCKETS, b'["two"]'),), "names of the sockets"),
+        ((frame(SOCKETS, b'["one", "two"]'), frame(STATE)), "as many listening sockets"),
+    ],
+)
+async def test_a_predecessor_that_cannot_be_followed(tmp_path: Path, parts: tuple[bytes, ...], said: str) -> None:
+    """It says something else, too much, or half of it: refused with the reason, and no descriptor is left open."""
+    with closing(listening()) as given:
+        before = descriptors()
+        async with saying(tmp_path / "socket", *parts, sent=(given.fileno(),)):
+            with pytest.raises(HandoverError, match=said):
+                await ask(tmp_path / "socket", needed=NAME)
+        assert descriptors() == before
+
+
+@pytest.mark.parametrize("make", [socket.socket, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)])
+async def test_sockets_that_do_not_listen(tmp_path: Path, make: Callable[[], socket.socket]) -> None:
+    """Are of no use."""
+    with closing(make()) as given:
+        async with saying(tmp_path / "socket", frame(SOCKETS, ONE), frame(STATE), sent=(given.fileno(),)):
+            with pytest.raises(HandoverError, match="listening sockets"):
+                await ask(tmp_path / "socket", needed=NAME)
+
+
+async def test_more_descriptors_than_there_can_be(tmp_path: Path) -> None:
+    """A flood of them is refused, and none is kept."""
+    with closing(listening()) as given:
+        before = descriptors()
+        async with saying(tmp_path / "socket", frame(SOCKETS, ONE), frame(STATE), sent=(given.fileno(),) * 100):
+            with pytest.raises(HandoverError, match="more sockets"):
+                await ask(tmp_path / "socket", needed=NAME)
+        assert descriptors() == before
+
+
+async def test_a_predecessor_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts, or gives half of it, and says no more: bounded in time, at each step."""
+    monkeypatch.setattr(handover, "PATIENCE", 0.3)
+    path = tmp_path / "socket"
+    with closing(listening()) as given:
+        for parts in ((), (frame(SOCKETS, ONE),), (frame(SOCKETS, ONE), frame(STATE, b"x" * 99)[:-1])):
+            path.unlink(missing_ok=True)
+            async with saying(path, *parts, sent=(given.fileno(),), last=False):
+                with pytest.raises(HandoverError, match="no answer within"):
+                    await ask(path, needed=NAME)
+        path.unlink()
+        async with saying(path, frame(SOCKETS, ONE), frame(STATE), sent=(given.fileno(),), last=False):
+            former = await ask(path, needed=NAME)
+            assert await former.take() is None
+            former.close()
+
+
+@pytest.mark.parametrize("parts", [(frame(TAKE),), (b"\0" * 9,), (frame(HELLO, b"x"),), (frame(HELLO), frame(DONE))])
+async def test_a_successor_that_is_none(tmp_path: Path, parts: tuple[bytes, ...]) -> None:
+    """Whoever says something else is sent away, with a reason in the log, and the next one is heard."""
+    path = tmp_path / "socket"
+    async with running(path) as house:
+        with capture_logs() as logs, closing(socket.socket(socket.AF_UNIX)) as other:
+            other.connect(str(path))
+            for part in parts:
+                other.sendall(part)
+            await asyncio.to_thread(_drained, other)
+            (await ask(path, needed=NAME)).close()
+        assert (
+            logs[-2]["event"] == "a successor has not taken over"
+            or logs[0]["event"] == "a successor has not taken over"
+        )
+        assert house.said == []
+
+
+def _drained(connection: socket.socket) -> None:
+    connection.settimeout(BOUND)
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionError:
+        return
+
+
+ASKS = "s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(20); print(s.recv(1))"
+OFFERS = (
+    "s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); s.settimeout(20); "
+    "print('up', flush=True); print(s.accept()[0].recv(1))"
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """That everybody may use; pytest's own is its user's alone."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+
+
+async def test_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither gets anything nor is followed."""
+    become = "import os, socket, sys"
+    if os.geteuid() == 0:
+        become += f"; os.setuid({NOBODY})"
+    else:
+        # Then everybody that can be started here is of our user: we are the ones who become another.
+        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+
+    async def started(code: str, path: Path) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", f"{become}; {code}", str(path)), stdout=subprocess.PIPE
+        )
+
+    async with running(folder / "ours"):
+        (folder / "ours").chmod(0o666)
+        with capture_logs() as logs:
+            out, _ = await (await started(ASKS, folder / "ours")).communicate()
+        assert out == b"b''\n"
+        assert "neither ours nor root's" in logs[0]["error"]
+    process = await started(OFFERS, folder / "theirs")
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"up\n"
+    with pytest.raises(HandoverError, match="neither ours nor root's"):
+        await ask(folder / "theirs", needed=NAME)
+    assert (await process.communicate())[0] == b"b''\n"
