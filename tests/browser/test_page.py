@@ -120,7 +120,17 @@ async def test_the_page(world: World) -> None:
         assert roles.count("columnheader") == 7, name
         assert roles.count("rowheader") == 8, name
         assert any(role == "image" and "percent of its life left" in text for role, text in heard)
-        for words in ("✓ ", "✗ ", "NotPermitted", "StsDenied (AccessDenied)", "HostNetwork", "NoRole", LONG, SCRIPT):
+        for words in (
+            "✓\xa0",
+            "✗\xa0",
+            "!\xa0",
+            "NotPermitted",
+            "StsDenied (AccessDenied)",
+            "HostNetwork",
+            "NoRole",
+            LONG,
+            SCRIPT,
+        ):
             assert words in spoken, (name, words)
         assert "\\x1b[2J\\u202egnp.exe" in spoken
         assert not {ESCAPE, OVERRIDE} & set(spoken)

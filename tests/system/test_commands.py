@@ -445,10 +445,10 @@ def test_status_of_something_else(
     assert said in capsys.readouterr().err
 
 
-def on_terminal(words: list[str], until: str) -> tuple[int, str]:
+def on_terminal(words: list[str], until: str, *, columns: int = 160) -> tuple[int, str]:
     """Run a command on a terminal, end it by Ctrl-C once that was said; its exit code and all that it said."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-m", "metaproxy", *words],
         stdin=theirs,
@@ -473,12 +473,22 @@ def on_terminal(words: list[str], until: str) -> tuple[int, str]:
         process.wait()
 
 
-def test_status_on_a_terminal(agent: Running) -> None:
-    """A table, in colours."""
-    code, said = on_terminal(["status", f"--admin.socket={agent.socket}"], "\0")
+@pytest.mark.parametrize(
+    ("columns", "there", "left_out"),
+    [(160, {"Address", "Carrier"}, set()), (110, {"Address"}, {"Carrier"}), (80, set(), {"Address", "Carrier"})],
+)
+def test_status_on_a_terminal(agent: Running, columns: int, there: set[str], left_out: set[str]) -> None:
+    """A table, in colours, and of a narrow one what can best be missed is left out."""
+    code, said = on_terminal(["status", f"--admin.socket={agent.socket}"], "\0", columns=columns)
     assert code == 0
-    assert "shop/thief" in said
     assert "\x1b[1;31m" in said
+    bare = re.sub(r"\x1b\[[0-9;]*m", "", said)
+    assert max(map(len, bare.splitlines())) <= columns
+    heads = bare.splitlines()[next(n for n, line in enumerate(bare.splitlines()) if "Decision" in line)]
+    for head in there | {"Pod", "Role", "Decision", "Freshness"}:
+        assert head in heads
+    for head in left_out:
+        assert head not in heads
 
 
 def test_status_is_watched(agent: Running) -> None:

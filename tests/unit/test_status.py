@@ -491,7 +491,7 @@ def test_plain_text_has_a_pod_on_each_line() -> None:
     )
     [line] = [line for line in said.splitlines() if line.startswith("shop/w")]
     assert "w" * 253 in line
-    assert "75 %, 45 min" in line
+    assert "75 %, 45 min, renewal in 15 min" in line
     assert "✗ no keys" in said
     assert "✗ shop/thief: it may not; let it" in said
     assert "1 refused; 1 served; 1 more" in said
