@@ -15,7 +15,7 @@ from metaproxy.roles import AssumeRole, BaseArn
 SKEW_NOTED, SKEW_REFUSED = 30.0, 300.0
 """Seconds: more than a round trip and a date of whole seconds explain; what a signature may be off (AWS)."""
 
-_TOO_LONG = ("MaxSessionDuration", "DurationSeconds exceeds")
+_TOO_LONG, _CHAINED = ("MaxSessionDuration", "DurationSeconds exceeds"), "chaining"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,9 @@ def _failed(attempt: Attempt, failure: MetaproxyError, principal: str, needed: S
             check="session-duration",
             verdict=Verdict.PROBLEM,
             found=f"{call.role.arn} allows no session of {call.duration} s",
-            remedy=f"aws iam update-role --role-name {call.role.name} --max-session-duration {call.duration}, "
+            remedy="--sts.session-duration 3600: whoever is a role's session already is given no longer one"
+            if _CHAINED in failure.message
+            else f"aws iam update-role --role-name {call.role.name} --max-session-duration {call.duration}, "
             "or a shorter --sts.session-duration",
             subjects=attempt.subjects,
         )

@@ -135,6 +135,14 @@ def test_a_role_whose_sessions_are_too_short() -> None:
     assert (good.check, good.verdict) == ("roles", Verdict.OK)
 
 
+def test_sessions_of_a_session() -> None:
+    """No role can allow them longer: nobody is told to raise its maximum."""
+    words = "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining"
+    short = roles(attempt("a", StsInvalidRequest(words, remedy="correct it")))[-1]
+    assert short.check == "session-duration"
+    assert short.remedy.startswith("--sts.session-duration 3600")
+
+
 def test_short_roles_are_not_called_well() -> None:
     """No ok of the roles beside it."""
     words = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."
