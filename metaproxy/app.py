@@ -152,6 +152,8 @@ class Agent:
                 stack.callback(succession.close)
                 self._network = await asyncio.to_thread(os.readlink, "/proc/self/ns/net")
                 await succession.begin(self._bound, stop)
+                if stop.is_set():
+                    return
                 succession.adopt()
             if succession is None or not succession.follows:
                 await self._open_admin()

@@ -23,7 +23,7 @@ KEPT, FRESH = ASK % b"", ASK % b"Connection: close\r\n"
 ANSWER = b"HTTP/1.1 200 "
 WITNESS = b'"AccessKeyId"'
 
-PAUSES = {"fresh": 0.004, "kept": 0.004, "idle": 1.5}
+PAUSES = {"fresh": 0.0, "kept": 0.004, "idle": 1.5}
 """Seconds between two requests of a client: time for the other side to close what is kept, should it dare."""
 
 LONG = 5.0

@@ -254,6 +254,7 @@ class _Box:
     several: tuple[bytes, ...] = ()
     perhaps: float | None = None
     flag: bool = True
+    names: frozenset[str] = frozenset()
 
 
 BOXES = st.builds(
@@ -262,6 +263,7 @@ BOXES = st.builds(
     several=st.lists(st.binary(), max_size=3).map(tuple),
     perhaps=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     flag=st.booleans(),
+    names=st.frozensets(st.text(), max_size=3),
 )
 
 
@@ -272,10 +274,19 @@ def test_any_thing(box: _Box) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"pair": [1]}, {"several": ["g0"]}, {"several": {}}, {"flag": 1}, {"pair": [True, "a"]}, {"more": 1}]
+    "change",
+    [
+        {"pair": [1]},
+        {"several": ["g0"]},
+        {"several": {}},
+        {"flag": 1},
+        {"pair": [True, "a"]},
+        {"more": 1},
+        {"names": ["a", "a"]},
+    ],
 )
 def test_misfits(change: dict[str, Any]) -> None:
-    """Too few, no bytes, no list, no truth, no number, too many."""
+    """Too few, no bytes, no list, no truth, no number, too many, twice."""
     whole = json.loads(dump(_Box(), {})) | change
     with pytest.raises(MisfitError):
         parse(_Box, json.dumps(whole).encode(), {})
