@@ -27,12 +27,11 @@ exports.run = (prove) => {
   next();
 };
 
+// Version 2 makes plain objects of its causes, version 3 errors.
 const causes = (error) => {
-  const texts = [];
-  for (let one = error; one && !texts.includes(String(one)); one = one.originalError ?? one.cause) {
-    texts.push(String(one));
-  }
-  return texts.join("; caused by ");
+  const cause = error.originalError ?? error.cause;
+  const text = `${error.code ?? error.name}: ${error.message}`;
+  return cause ? `${text}; caused by ${causes(cause)}` : text;
 };
 
 if (process.env.METADATA) process.env.AWS_EC2_METADATA_SERVICE_ENDPOINT = process.env.METADATA;

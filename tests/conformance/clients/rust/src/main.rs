@@ -2,20 +2,42 @@
 
 use std::error::Error;
 use std::io::{stdin, BufRead};
+use std::sync::{Arc, Mutex};
 
-use aws_config::SdkConfig;
-use aws_sdk_sts::config::ProvideCredentials;
-use aws_sdk_sts::error::DisplayErrorContext;
+use aws_sdk_sts::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_sts::config::{Builder, ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_sts::error::{BoxError, DisplayErrorContext};
 use aws_smithy_json::serialize::JsonObjectWriter;
 use aws_smithy_types::Number;
 
 type Proof = Result<String, Box<dyn Error>>;
 
-/// Makes the proving call; returns the access key id that the client holds after it.
-async fn prove(shared: &SdkConfig, sts: &aws_sdk_sts::Client) -> Proof {
+/// The access key id that the last request was signed with. To ask the provider instead would be one more request to
+/// the metadata service: the client keeps what it was given, the provider does not.
+#[derive(Clone, Debug, Default)]
+struct SignedWith(Arc<Mutex<String>>);
+
+impl Intercept for SignedWith {
+    fn name(&self) -> &'static str {
+        "SignedWith"
+    }
+
+    fn read_after_signing(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let signature = context.request().headers().get("authorization").unwrap_or_default();
+        let scope = signature.split_once("Credential=").map_or("", |(_, rest)| rest);
+        *self.0.lock().unwrap() = scope.split('/').next().unwrap_or_default().to_owned();
+        Ok(())
+    }
+}
+
+async fn prove(sts: &aws_sdk_sts::Client, signed_with: &SignedWith) -> Proof {
     sts.get_caller_identity().send().await?;
-    let provider = shared.credentials_provider().ok_or("no credentials provider")?;
-    Ok(provider.provide_credentials().await?.access_key_id().to_owned())
+    Ok(signed_with.0.lock().unwrap().clone())
 }
 
 fn print(step: u64, proof: Proof) {
@@ -39,10 +61,12 @@ async fn main() {
     let http = aws_smithy_http_client::Builder::new().build_http();
     let shared = aws_config::from_env().http_client(http).load().await;
     let place = std::env::var("STS_URL").expect("STS_URL says where the proving call goes");
-    let sts = aws_sdk_sts::Client::from_conf(aws_sdk_sts::config::Builder::from(&shared).endpoint_url(place).build());
-    print(1, prove(&shared, &sts).await);
+    let signed_with = SignedWith::default();
+    let config = Builder::from(&shared).endpoint_url(place).interceptor(signed_with.clone());
+    let sts = aws_sdk_sts::Client::from_conf(config.build());
+    print(1, prove(&sts, &signed_with).await);
     for (step, line) in (2..).zip(stdin().lock().lines()) {
         line.expect("standard input is text");
-        print(step, prove(&shared, &sts).await);
+        print(step, prove(&sts, &signed_with).await);
     }
 }
