@@ -16,7 +16,10 @@ cp -R . "$CACHE/src"
 build() { # folder, program, package
 	cd "$CACHE/src/$1"
 	if [ -n "${LATEST:-}" ]; then
-		go get -u ./... tool
+		# What a client pins itself stays; a list of versions that cannot be had leaves the pinned one.
+		for module in $(go list -m -f '{{if not (or .Main .Indirect)}}{{.Path}}{{end}}' all); do
+			go get "$module@upgrade" || echo "kept as pinned: $module" >&2
+		done
 		go mod tidy
 	fi
 	go build -mod=readonly -trimpath -ldflags='-s -w' -o "$CACHE/bin/$2" "$3"

@@ -17,10 +17,8 @@ func main() {
 	shared := session.Must(session.NewSession(aws.NewConfig().WithCredentialsChainVerboseErrors(true)))
 	client := sts.New(shared, aws.NewConfig().WithEndpoint(os.Getenv("STS_URL")))
 	steps.Run(func() (string, error) {
-		if _, err := client.GetCallerIdentity(&sts.GetCallerIdentityInput{}); err != nil {
-			return "", err
-		}
-		held, err := client.Config.Credentials.Get()
-		return held.AccessKeyID, err
+		request, _ := client.GetCallerIdentityRequest(&sts.GetCallerIdentityInput{})
+		err := request.Send()
+		return steps.SignedWith(request.HTTPRequest.Header.Get("Authorization")), err
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
 )
 
 type line struct {
@@ -16,7 +17,7 @@ type line struct {
 }
 
 // Run proves once at once and then once for each line of standard input, and returns at its end.
-// prove makes the proving call and returns the access key id that the client holds after it.
+// prove makes the proving call and returns the access key id that the client made it with.
 func Run(prove func() (string, error)) {
 	input := bufio.NewScanner(os.Stdin)
 	for step := 1; step == 1 || input.Scan(); step++ {
@@ -32,6 +33,17 @@ func Run(prove func() (string, error)) {
 		}
 		fmt.Println(string(out))
 	}
+}
+
+var signature = regexp.MustCompile(`Credential=([^/]+)/`)
+
+// SignedWith returns the access key id in an Authorization header. To ask a provider for it instead can be one more
+// request to the metadata service, when what it holds is about to expire.
+func SignedWith(authorization string) string {
+	if found := signature.FindStringSubmatch(authorization); found != nil {
+		return found[1]
+	}
+	return ""
 }
 
 // PointAtMetadata passes METADATA on to an SDK that reads the usual variable; empty, the SDK is told nothing.
