@@ -13,24 +13,32 @@ export GOTOOLCHAIN=local GOWORK=off GOFLAGS=-buildvcs=false CGO_ENABLED=0
 rm -rf "$CACHE/done" "$CACHE/bin" "$CACHE/src"
 cp -R . "$CACHE/src"
 
+newest() { # folder, modules: what these want themselves follows them; without a list of versions the pinned one stays
+	[ -n "${LATEST:-}" ] || return 0
+	cd "$CACHE/src/$1"
+	shift
+	for module; do
+		go get "$module@upgrade" || echo "kept as pinned: $module" >&2
+	done
+	go mod tidy
+}
+
 build() { # folder, program, package
 	cd "$CACHE/src/$1"
-	if [ -n "${LATEST:-}" ]; then
-		# What a client pins itself stays; a list of versions that cannot be had leaves the pinned one.
-		for module in $(go list -m -f '{{if not (or .Main .Indirect)}}{{.Path}}{{end}}' all); do
-			go get "$module@upgrade" || echo "kept as pinned: $module" >&2
-		done
-		go mod tidy
-	fi
 	go build -mod=readonly -trimpath -ldflags='-s -w' -o "$CACHE/bin/$2" "$3"
 }
 
 # One after the other: the compiler takes all cores by itself.
+newest sdk github.com/aws/aws-sdk-go github.com/aws/aws-sdk-go-v2/config github.com/aws/aws-sdk-go-v2/service/sts \
+	github.com/minio/minio-go/v7
 build sdk aws-v1 ./awsv1
 build sdk aws-v2 ./awsv2
 build sdk minio ./minio
+newest s5cmd github.com/peak/s5cmd/v2
 build s5cmd s5cmd github.com/peak/s5cmd/v2
+newest rclone github.com/rclone/rclone
 build rclone rclone .
+newest restic github.com/restic/restic
 build restic restic github.com/restic/restic/cmd/restic
 rm -rf "$CACHE/src"
 touch "$CACHE/done"

@@ -2,7 +2,7 @@
 const { createInterface } = require("node:readline");
 
 // Proves once at once and then once for each line of standard input, one after the other. `prove` makes the proving
-// call and gives its callback an error, or null and the access key id that the client holds after it. A callback that
+// call and gives its callback an error, or null and the access key id that the client made it with. A callback that
 // never comes leaves its step without a line, and the process ends with its input.
 exports.run = (prove) => {
   let step = 0;
@@ -30,7 +30,7 @@ exports.run = (prove) => {
 // Version 2 makes plain objects of its causes, version 3 errors.
 const causes = (error) => {
   const cause = error.originalError ?? error.cause;
-  const text = `${error.code ?? error.name}: ${error.message}`;
+  const text = `${error.code ?? error.name ?? "error"}: ${error.message}`;
   return cause ? `${text}; caused by ${causes(cause)}` : text;
 };
 
