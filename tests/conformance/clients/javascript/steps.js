@@ -27,6 +27,10 @@ exports.run = (prove) => {
   next();
 };
 
+// The access key id in an Authorization header. To ask a provider for it instead can be one more request to the metadata
+// service, when what it holds is about to expire.
+exports.keyOf = (signature) => /Credential=([^/]+)\//.exec(signature)?.[1];
+
 // Version 2 makes plain objects of its causes, version 3 errors.
 const causes = (error) => {
   const cause = error.originalError ?? error.cause;

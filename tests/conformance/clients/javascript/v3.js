@@ -1,11 +1,9 @@
 // Client of the matrix: the AWS SDK for JavaScript, version 3, with its default chains.
-const { run } = require("./steps.js");
+const { keyOf, run } = require("./steps.js");
 const { GetCallerIdentityCommand, STSClient } = require("@aws-sdk/client-sts");
 
 const sts = new STSClient({ endpoint: process.env.STS_URL });
 
-// The key is read off the signature: to ask the provider for it can be one more request to the metadata service, when
-// what it holds is about to expire.
 let signature;
 sts.middlewareStack.add(
   (next) => (args) => {
@@ -17,7 +15,7 @@ sts.middlewareStack.add(
 
 run((done) => {
   sts.send(new GetCallerIdentityCommand({})).then(
-    () => done(null, /Credential=([^/]+)\//.exec(signature)?.[1]),
+    () => done(null, keyOf(signature)),
     (error) => done(error),
   );
 });
