@@ -13,7 +13,7 @@ flock 9
 rm -rf "$CACHE/done" "$CACHE/v1" "$CACHE/v2"
 for sdk in v1 v2; do
 	# Of Maven this takes the resolution of dependencies alone; what it fetched is held to its list.
-	mvn --batch-mode --quiet --file "$sdk/pom.xml" ${LATEST:+-Dsdk=LATEST} \
+	mvn --batch-mode --quiet --file "$sdk/pom.xml" ${LATEST:+-U -Dsdk=LATEST} \
 		org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies -DoutputDirectory="$CACHE/$sdk"
 	[ -n "${LATEST:-}" ] || (cd "$CACHE/$sdk" && sha256sum --check --strict --quiet) <"$sdk/jars.sha256"
 	javac -d "$CACHE/$sdk" -cp "$CACHE/$sdk/*" Steps.java "$sdk"/*.java
