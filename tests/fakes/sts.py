@@ -115,6 +115,15 @@ class FakeSts:
         parameters = self.given[access_key_id].parameters
         return parameters["RoleArn"], parameters["RoleSessionName"], parameters.get("ExternalId")
 
+    def identity(self, access_key_id: str) -> str:
+        """GetCallerIdentity's answer to whoever signs with this key."""
+        arn = self.arns[access_key_id]
+        return _xml("GetCallerIdentity", [("Arn", arn), ("UserId", "AROA:session"), ("Account", arn.split(":")[4])])
+
+    def token(self, access_key_id: str) -> str:
+        """The session token that belongs to a key that was given."""
+        return f"token/of/{int(access_key_id[4:])}=="
+
     def _step(self, asked: Asked) -> Step:
         name = asked.role or asked.action
         for steps in (self._role_steps[name], self._steps):
@@ -158,12 +167,8 @@ class FakeSts:
         if step.code:
             text = error_xml(step.code, step.message)
             return web.Response(status=step.status, text=text, content_type="text/xml")
-        text = step.edit(self._identity(asked) if asked.action == "GetCallerIdentity" else self._session(asked, step))
+        text = step.edit(self.identity(asked.key) if asked.action == "GetCallerIdentity" else self._session(asked, step))
         return web.Response(text=text, content_type="text/xml")
-
-    def _identity(self, asked: Asked) -> str:
-        arn = self.arns[asked.key]
-        return _xml(asked.action, [("Arn", arn), ("UserId", "AROA:session"), ("Account", arn.split(":")[4])])
 
     def _session(self, asked: Asked, step: Step) -> str:
         number = next(self._numbers)
@@ -177,7 +182,7 @@ class FakeSts:
         credentials = [
             ("AccessKeyId", key),
             ("SecretAccessKey", f"secret/of/{number}"),
-            ("SessionToken", f"token/of/{number}=="),
+            ("SessionToken", self.token(key)),
             ("Expiration", expires),
         ]
         user = [("AssumedRoleId", f"AROA:{session}"), ("Arn", arn)]
