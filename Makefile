@@ -11,7 +11,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-network lint bench check docs lock clean
+.PHONY: help venv demo test test-all test-network conformance conformance-latest lint bench check docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,13 @@ test-network: $(STAMP) ## the tests in network namespaces (root, nftables, iptab
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=95 --include=$(subst $(space),$(comma),$(NODE:%=metaproxy/%.py))
 	$(BIN)/python -m pytest tests/network --ignore=tests/network/test_redirect.py $(ARGS)
+
+conformance: $(STAMP) ## every SDK and tool in every situation against a real agent (ARGS=--write commits to a new outcome)
+	$(BIN)/python -m pytest tests/conformance
+	$(BIN)/python -m tests.conformance $(ARGS)
+
+conformance-latest: $(STAMP) ## the same with the newest versions of the clients
+	$(BIN)/python -m tests.conformance --latest $(ARGS)
 
 lint: $(STAMP) ## style, types, layers, generated documents
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from metaproxy.__main__ import COMMANDS, help_for
 from metaproxy.knobs import knobs, titles
 from metaproxy.settings import Settings
 from metaproxy.telemetry import METRICS, REDIRECT_METRICS, Spec
+from scripts import clients_page
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -99,6 +100,7 @@ DOCUMENTS: Mapping[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "metrics.md": metrics,
     "command-line.txt": command_line,
+    "clients.md": clients_page.page,
 }
 
 

@@ -277,5 +277,5 @@ def make_agent(folder: Path, sts: FakeSts, upstream: str, *arguments: str) -> Ag
 
 
 def _aborted(code: int) -> bool:
-    """A signal ended it: as Python tells of a child, or as a shell does of its own."""
-    return code < 0 or code >= 128  # noqa: PLR2004
+    """A signal ended it: as Python tells of a child, or as a shell of its own. Above these are codes of the CLIs'."""
+    return code < 0 or 128 < code <= 128 + signal.SIGSYS

@@ -61,8 +61,9 @@ def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_heavy_folder_is_a_suite() -> None:
-    """The tests with a real API server and those with real namespaces are among the suites."""
-    assert [one.command[-1] for one in SUITES] == ["tests/cluster", "test-network"]
+    """The tests with a real API server, with real namespaces and with real clients are among the suites."""
+    commands = [one.command[-1] for one in SUITES]
+    assert {"tests/cluster", "test-network", "conformance"} <= set(commands)
 
 
 def test_network_without_root(monkeypatch: pytest.MonkeyPatch) -> None:

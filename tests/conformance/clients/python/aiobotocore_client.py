@@ -21,7 +21,7 @@ async def asked() -> str:
     await made[0].get_caller_identity()
     credentials = await session.get_credentials()
     assert credentials is not None
-    return str(credentials.access_key)
+    return str((await credentials.get_frozen_credentials()).access_key)
 
 
 with asyncio.Runner() as runner:
