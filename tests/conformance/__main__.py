@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     chains = registry.toolchains(latest=options.latest)
     missing = registry.install(chains, latest=options.latest)
-    print(f"==== installed within {time.monotonic() - began:.0f} s: {', '.join(one.name for one in chains)}", flush=True)
+    print(
+        f"==== installed within {time.monotonic() - began:.0f} s: {', '.join(one.name for one in chains)}", flush=True
+    )
     clients = [
         replace(client, version=found)
         for chain in chains
@@ -66,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = [
         Job(number=number, client=client, situation=situation, tokens=tokens)
         for number, (situation, tokens, client) in enumerate(
-            (situation, tokens, client) for situation in sorted(situations, key=lambda one: -one.seconds) for tokens in TOKENS for client in present
+            (situation, tokens, client)
+            for situation in sorted(situations, key=lambda one: -one.seconds)
+            for tokens in TOKENS
+            for client in present
         )
     ]
     began = time.monotonic()

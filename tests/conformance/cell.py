@@ -147,7 +147,9 @@ class Cell:
 
     async def again(self) -> None:
         """The second call with the same object, if the client is there for one; a tool is run anew."""
-        if self.client.kind == "tool" or (self.client.steps > 1 and self.calls[0].got in {Got.CREDENTIALS, Got.REFUSED}):
+        if self.client.kind == "tool" or (
+            self.client.steps > 1 and self.calls[0].got in {Got.CREDENTIALS, Got.REFUSED}
+        ):
             self.calls.append(await self._call(2))
 
     async def when(self, event: asyncio.Event, call: asyncio.Task[None]) -> None:

@@ -34,7 +34,9 @@ class Prover:
         key, service = (signature[1], signature[2]) if signature else ("", "s3")
         token = request.headers.get("X-Amz-Security-Token", "")
         if key not in self._sts.given or token != self._sts.token(key):
-            return _xml("<Error><Code>AccessDenied</Code><Message>not signed with a session of ours</Message></Error>", 403)
+            return _xml(
+                "<Error><Code>AccessDenied</Code><Message>not signed with a session of ours</Message></Error>", 403
+            )
         keys.append(key)
         if service == "sts":
             action = parse_qs(body.decode()).get("Action", [""])[0]
