@@ -7,8 +7,11 @@ Must not know: how they are found.
 from collections.abc import Iterable, Sequence
 
 from tests.conformance import registry, results
+from tests.conformance.redirected import routes
 from tests.conformance.results import Got, Result
-from tests.conformance.situations import SITUATIONS, Situation
+from tests.conformance.situations import REDIRECTED, SITUATIONS, Course
+
+COURSES = {**SITUATIONS, **REDIRECTED}
 
 _HEAD = """\
 # Clients
@@ -21,7 +24,8 @@ _HEAD = """\
 of its own, told nothing about where the metadata service is. Each ends its call with a request that is signed, whose
 key must be of the role and session of its pod. Tokens are required in one run and optional in the other. An outcome
 other than the ones below fails `make conformance`; requests and seconds are those of one run on two shared cores,
-counted from the first request of the first call to the end of the call.
+counted from the first request of the first call to the end of the call; with the real redirect seconds have the start
+of the program in them, and requests are those that the agent says it had.
 
 Where credentials are due, every client must have them with its first call. Where they are refused, every client must
 end with an error of its own within its own budget, and must say why where it shows the answer of a metadata service at
@@ -35,7 +39,7 @@ def page() -> str:
     clients = list(dict.fromkeys(one.client for one in sorted(found, key=lambda one: one.client.lower())))
     parts = [_HEAD.format(line=line(found))]
     parts.append(f"\n| client | version |\n|---|---|\n{''.join(_versions(found, clients))}")
-    parts += [_section(situation, found, clients) for situation in SITUATIONS.values()]
+    parts += [_section(course, found, clients) for course in COURSES.values()]
     return "".join(parts)
 
 
@@ -45,7 +49,7 @@ def line(found: Sequence[Result]) -> str:
     good = [name for name in entered if _good(name, found)]
     bad = sorted(set(entered) - set(good))
     missing = f" Not: {', '.join(bad)}." if bad else ""
-    return f"{len(good)} of {len(entered)} clients do in {len(SITUATIONS)} situations what they should.{missing}"
+    return f"{len(good)} of {len(entered)} clients do in {len(COURSES)} situations what they should.{missing}"
 
 
 def _good(name: str, found: Iterable[Result]) -> bool:
@@ -53,12 +57,12 @@ def _good(name: str, found: Iterable[Result]) -> bool:
     client = next(one for chain in registry.toolchains() for one in chain.clients if one.name == name)
     own = [one for one in found if one.client == name and one.got is not Got.MISSING]
     whole = {(one.situation, one.tokens) for one in own} == {
-        (situation, tokens) for situation in SITUATIONS for tokens in ("optional", "required")
+        (situation, tokens) for situation in [*SITUATIONS, *routes(client)] for tokens in ("optional", "required")
     }
     return whole and not any(
         results.faults(
             one,
-            SITUATIONS[one.situation].expected,
+            COURSES[one.situation].expected,
             shows_bodies=client.shows_bodies,
             finds_region=client.finds_region,
             budget=client.budget,
@@ -75,12 +79,12 @@ def _versions(found: Sequence[Result], clients: Iterable[str]) -> Iterable[str]:
         yield f"| {name} | {own.version}{gone} |\n"
 
 
-def _section(situation: Situation, found: Sequence[Result], clients: Iterable[str]) -> str:
+def _section(course: Course, found: Sequence[Result], clients: Iterable[str]) -> str:
     head = "| client | tokens | got | requests | seconds | second call |\n|---|---|---|---|---|---|\n"
     rows = []
     for name in clients:
-        own = [one for one in found if (one.client, one.situation) == (name, situation.name)]
+        own = [one for one in found if (one.client, one.situation) == (name, course.name)]
         for one in sorted(own, key=lambda one: one.tokens):
             got = f"{one.got}: `{one.reason}`" if one.reason else one.got.value
             rows.append(f"| {name} | {one.tokens} | {got} | {one.requests} | {one.seconds:.2f} | {one.again.value} |\n")
-    return f"\n## {situation.name[0].upper()}{situation.name[1:]}\n\n{situation.text}\n\n{head}{''.join(rows)}"
+    return f"\n## {course.name[0].upper()}{course.name[1:]}\n\n{course.text}\n\n{head}{''.join(rows)}"

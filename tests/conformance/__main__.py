@@ -18,15 +18,17 @@ import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from tests.conformance import registry, results
+from tests.conformance import redirected, registry, results
+from tests.conformance.calls import Call, Calls
 from tests.conformance.cell import Cell, Stage, make_agent
 from tests.conformance.post import Post
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client
-from tests.conformance.results import Got, Result
-from tests.conformance.situations import SITUATIONS, Situation
+from tests.conformance.results import Expected, Got, Result
+from tests.conformance.situations import REDIRECTED, SITUATIONS, Situation
 from tests.fakes.sts import FakeSts
 from tests.fakes.upstream_imds import FakeUpstream
 
@@ -51,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     options = _options(arguments)
     began = time.monotonic()
-    chains = registry.toolchains(latest=options.latest)
+    chains = [
+        chain
+        for chain in registry.toolchains(latest=options.latest)
+        if not options.client or {client.name for client in chain.clients} & set(options.client)
+    ]
     missing = registry.install(chains, latest=options.latest)
     print(
         f"==== installed within {time.monotonic() - began:.0f} s: {', '.join(one.name for one in chains)}", flush=True
@@ -76,6 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     began = time.monotonic()
     outcomes, wrong = asyncio.run(_run(jobs, verbose=options.verbose))
+    for tokens in TOKENS if not options.situation or set(options.situation) & set(redirected.ROUTES) else ():
+        asyncio.run(
+            redirected.run(present, tokens, partial(_judge_redirected, tokens, outcomes, wrong, options.verbose))
+        )
     print(f"==== {len(outcomes)} cells within {time.monotonic() - began:.0f} s", flush=True)
     outcomes += [_missing(client) for client in clients if client.toolchain in missing]
     wrong += _excused_or_not(missing)
@@ -97,7 +107,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--latest", action="store_true", help="the newest versions of all clients")
     parser.add_argument("--verbose", action="store_true", help="tell of each cell what the client said and asked")
     parser.add_argument("--client", action="append", help="only this one; may be repeated")
-    parser.add_argument("--situation", action="append", choices=list(SITUATIONS), help="only this one; may be repeated")
+    parser.add_argument(
+        "--situation", action="append", choices=[*SITUATIONS, *redirected.ROUTES], help="only this one; may be repeated"
+    )
     return parser.parse_args(arguments)
 
 
@@ -154,12 +166,28 @@ async def _play(stage: Stage, post: Post, job: Job, *, verbose: bool) -> tuple[R
         await situation.play(cell)
     finally:
         await cell.close()
-    first, *more = cell.calls
+    return _judged(client, situation.name, job.tokens, situation.expected, cell.calls, verbose=verbose)
+
+
+def _judge_redirected(
+    tokens: str, outcomes: list[Result], wrong: list[str], verbose: bool, client: Client, route: str, calls: Calls
+) -> None:
+    result, faults = _judged(client, route, tokens, REDIRECTED[route].expected, calls.calls, verbose=verbose)
+    if not result.requests:
+        faults.append("the agent was not asked from its address")
+    outcomes.append(result)
+    wrong.extend(f"{', '.join(result.key)}: {fault}" for fault in faults)
+
+
+def _judged(
+    client: Client, situation: str, tokens: str, expected: Expected, calls: Sequence[Call], *, verbose: bool
+) -> tuple[Result, list[str]]:
+    first, *more = calls
     result = Result(
         client=client.name,
         version=client.version,
-        situation=situation.name,
-        tokens=job.tokens,
+        situation=situation,
+        tokens=tokens,
         got=first.got,
         again=more[0].got if more else Got.NOTHING,
         reason=first.reason,
@@ -168,14 +196,14 @@ async def _play(stage: Stage, post: Post, job: Job, *, verbose: bool) -> tuple[R
     )
     faults = results.faults(
         result,
-        situation.expected,
+        expected,
         shows_bodies=client.shows_bodies,
         finds_region=client.finds_region,
         budget=client.budget,
     )
     if verbose or faults:
         print(f"---- {', '.join(result.key)}: {result}", flush=True)
-        for call in cell.calls:
+        for call in calls:
             print(f"     {call.got} after {call.seconds:.2f} s, {call.requests}\n     {call.said[-1500:]}", flush=True)
     return result, faults
 

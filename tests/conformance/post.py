@@ -81,14 +81,13 @@ class Post:
                 self.namespace.shell,
                 f"ip addr add {METADATA_IPV4}/32 dev lo; ip addr add {METADATA_IPV6}/128 dev lo nodad",
             )
-            for family, address in ((socket.AF_INET, METADATA_IPV4), (socket.AF_INET6, METADATA_IPV6)):
-                listening = self._listen(family, (address, 80))
-                server = await asyncio.start_server(self._carry, sock=listening)
+            for address in (METADATA_IPV4, METADATA_IPV6):
+                server = await asyncio.start_server(self._carry, sock=listening(self.namespace, (address, 80)))
                 await self._stack.enter_async_context(server)
             runner = web.ServerRunner(web.Server(self._prove), shutdown_timeout=0)
             await runner.setup()
             self._stack.push_async_callback(runner.cleanup)
-            await web.SockSite(runner, self._listen(socket.AF_INET, PROVE_AT)).start()
+            await web.SockSite(runner, listening(self.namespace, PROVE_AT)).start()
             self._stack = self._stack.pop_all()
         return self
 
@@ -96,13 +95,6 @@ class Post:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
-
-    def _listen(self, family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
-        with self.namespace.inside():
-            listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        return listening
 
     async def _prove(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self._prover.answer(request, self.traffic.keys)
@@ -142,3 +134,13 @@ class Post:
                 end.close()
                 with suppress(ConnectionError):
                     await end.wait_closed()
+
+
+def listening(namespace: Namespace, address: tuple[str, int]) -> socket.socket:
+    """A socket in the namespace that is bound to the address, for a server of this process."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with namespace.inside():
+        made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(address)
+    return made

@@ -113,9 +113,14 @@ def _key(folder: Path, names: Sequence[str]) -> str:
     """Of what is installed: the folder's files, and the machine for which it is built."""
     digest = hashlib.sha256(f"{platform.machine()} {platform.freedesktop_os_release().get('VERSION_ID')}".encode())
     found = [folder / name for name in names] if names else folder.rglob("*")
-    for path in sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts):
+    for path in sorted(path for path in found if path.is_file() and _counts(path)):
         digest.update(f"\0{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _counts(path: Path) -> bool:
+    """What is said of clients in client.toml changes nothing of what is installed."""
+    return path.name != "client.toml" and "__pycache__" not in path.parts
 
 
 def install(chains: Sequence[Toolchain], *, latest: bool = False) -> dict[str, str]:

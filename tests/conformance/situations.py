@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from metaproxy.credentials import LAST_SERVED, TOLD_EARLY
 from metaproxy.errors import Reason
 from tests.conformance.cell import Cell
+from tests.conformance.redirected import ROUTES
 from tests.conformance.results import Expected
 from tests.fakes.sts import Step
 
+IPV4 = 4
 SHORT = 25.0
 """Seconds of life that clients are told of a session that they are to lose: with less than 15 some do not start."""
 
@@ -26,12 +28,18 @@ DOWN = Step(reset=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
-    """Its name, what happens in a sentence, what every client must get, and its course."""
+class Course:
+    """Its name, what happens in a sentence, what every client must get."""
 
     name: str
     text: str
     expected: Expected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation(Course):
+    """One that is played in a cell."""
+
     play: Callable[[Cell], Awaitable[None]]
     region: bool = True
     """Whether clients are told a region."""
@@ -228,3 +236,14 @@ _ALL = (
 )
 
 SITUATIONS: Mapping[str, Situation] = {situation.name: situation for situation in _ALL}
+
+REDIRECTED: Mapping[str, Course] = {
+    name: Course(
+        name=name,
+        text="The client is in a pod on a node whose redirect leads it to the agent, and is told no endpoint"
+        f"{'' if family == IPV4 else ', only to prefer IPv6'}.",
+        expected=FINE,
+    )
+    for name, family in ROUTES.items()
+}
+"""What is run once more with the real redirect, by redirected.py."""

@@ -6,6 +6,7 @@ Every answer's access key id is unique and can be traced to the call that got it
 import asyncio
 import itertools
 import re
+import socket
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
@@ -102,6 +103,11 @@ class FakeSts:
         self._end.set()
         await self._runner.cleanup()
 
+    async def listen(self, bound: socket.socket) -> None:
+        """Answer on this socket too, which may be of another network namespace."""
+        assert self._runner is not None
+        await web.SockSite(self._runner, bound).start()
+
     def script(self, *steps: Step, role: str = "") -> None:
         """What happens to the next requests, one step each: for a role (or "GetCallerIdentity"), or for everybody."""
         (self._role_steps[role] if role else self._steps).extend(steps)
@@ -167,7 +173,8 @@ class FakeSts:
         if step.code:
             text = error_xml(step.code, step.message)
             return web.Response(status=step.status, text=text, content_type="text/xml")
-        text = step.edit(self.identity(asked.key) if asked.action == "GetCallerIdentity" else self._session(asked, step))
+        whole = self.identity(asked.key) if asked.action == "GetCallerIdentity" else self._session(asked, step)
+        text = step.edit(whole)
         return web.Response(text=text, content_type="text/xml")
 
     def _session(self, asked: Asked, step: Step) -> str:
