@@ -83,9 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     outcomes, wrong = asyncio.run(_run(jobs, verbose=options.verbose))
     for tokens in TOKENS if not options.situation or set(options.situation) & set(redirected.ROUTES) else ():
-        asyncio.run(
-            redirected.run(present, tokens, partial(_judge_redirected, tokens, outcomes, wrong, options.verbose))
-        )
+        judge = partial(_judge_redirected, tokens, outcomes, wrong, options.verbose)
+        asyncio.run(redirected.run(present, tokens, judge))
     print(f"==== {len(outcomes)} cells within {time.monotonic() - began:.0f} s", flush=True)
     outcomes += [_missing(client) for client in clients if client.toolchain in missing]
     wrong += _excused_or_not(missing)
@@ -107,9 +106,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--latest", action="store_true", help="the newest versions of all clients")
     parser.add_argument("--verbose", action="store_true", help="tell of each cell what the client said and asked")
     parser.add_argument("--client", action="append", help="only this one; may be repeated")
-    parser.add_argument(
-        "--situation", action="append", choices=[*SITUATIONS, *redirected.ROUTES], help="only this one; may be repeated"
-    )
+    named = [*SITUATIONS, *redirected.ROUTES]
+    parser.add_argument("--situation", action="append", choices=named, help="only this one; may be repeated")
     return parser.parse_args(arguments)
 
 
@@ -162,10 +160,16 @@ async def _run(jobs: Sequence[Job], *, verbose: bool) -> tuple[list[Result], lis
 async def _play(stage: Stage, post: Post, job: Job, *, verbose: bool) -> tuple[Result, list[str]]:
     client, situation = job.client, job.situation
     cell = Cell(stage, post, client, number=job.number, tokens=job.tokens, region=situation.region)
+    broken = []
     try:
         await situation.play(cell)
+    except Exception as error:  # noqa: BLE001  one cell that cannot be played must not cost the outcome of all others
+        broken = [f"it could not be played: {type(error).__name__}: {str(error)[-1500:]}"]
     finally:
         await cell.close()
+    if broken:
+        calls = cell.calls or [Call(Got.NOTHING)]
+        return _judged(client, situation.name, job.tokens, situation.expected, calls, verbose=verbose)[0], broken
     return _judged(client, situation.name, job.tokens, situation.expected, cell.calls, verbose=verbose)
 
 

@@ -20,7 +20,7 @@ from tests.conformance.post import PROVE_AT, Traffic, listening
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client
 from tests.fakes.sts import FakeSts
-from tests.network.lab.node import OWN, PORT, Lab, Pod
+from tests.network.lab.node import OWN, Lab, Pod
 from tests.network.lab.processes import Process
 
 ROUTES: Mapping[str, int] = {"real redirect, IPv4": 4, "real redirect, IPv6": 6}
@@ -64,7 +64,7 @@ def _agent(lab: Lab, folder: Path, tokens: str) -> Process:
     agent = lab.start(
         *(sys.executable, "-m", "metaproxy", "run", "--log.format=json", "--log.level=debug"),
         f"--source.manifests={folder / 'pods.yaml'}",
-        *(f"--server.listen={address}:{PORT}" for address in (OWN[4], f"[{OWN[6]}]")),
+        *(f"--server.listen={address}:{lab.port}" for address in (OWN[4], f"[{OWN[6]}]")),
         "--server.accept-direct=false",
         f"--tokens.key-file={folder / 'key'}",
         f"--tokens.mode={tokens}",

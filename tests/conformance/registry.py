@@ -68,7 +68,7 @@ def _read(path: Path, *, latest: bool) -> Toolchain:
         entry = tomllib.loads(path.read_text(encoding="utf-8"))
         here, name = path.parent, entry["toolchain"]
         if name != here.name:
-            raise ValueError(f"the toolchain is called {name!r}")
+            raise ValueError(f"the toolchain is called {name!r}")  # noqa: TRY301  named with the file below
         cache = _caches() / (f"{name}-latest" if latest else f"{name}-{_key(here, entry.get('files', ()))}")
         clients = tuple(_client(name, here, cache, one) for one in entry["client"])
     except (KeyError, TypeError, ValueError) as error:

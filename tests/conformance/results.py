@@ -45,7 +45,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One cell: the first call and the second, the reason code that the error showed, requests and seconds of the first.
+    """One cell: the first call and the second, the reason code that the error showed, what the first took.
 
     Requests and seconds are counted from the client's first request to the metadata service to the end of its call.
     """

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator
@@ -144,7 +145,7 @@ async def test_dotnet_default_chain(world: World) -> None:
         document = json.loads((await dotnet(world, f"{ROLES}/{name}")).text)
         assert document["Code"] == "Success"
         assert date(document["LastUpdated"]) <= datetime.now(UTC) < date(document["Expiration"])
-        assert document["AccessKeyId"] and document["SecretAccessKey"] and document["Token"]
+        assert all(document[field] for field in ("AccessKeyId", "SecretAccessKey", "Token"))
 
 
 async def test_dotnet_explicit_provider(world: World) -> None:
@@ -152,7 +153,7 @@ async def test_dotnet_explicit_provider(world: World) -> None:
     info = json.loads((await dotnet(world, "/latest/meta-data/iam/info")).text)
     assert info["Code"] == "Success"
     assert not info.get("Message")
-    assert date(info["LastUpdated"])
+    assert date(info["LastUpdated"]) <= datetime.now(UTC)
     assert info["InstanceProfileArn"].startswith("arn:aws:iam::123456789012:instance-profile/")
     names = (await dotnet(world, f"{ROLES}/")).text.split("<br/>")
     assert names == ["shop-web"]
@@ -180,7 +181,7 @@ async def test_php(world: World, path: str) -> None:
     assert role.status == 200
     document = json.loads((await world.once(f"GET {path}/{role.text} HTTP/1.1", *shown)).text)
     assert document["Code"] == "Success"
-    assert document["AccessKeyId"] and document["SecretAccessKey"] and document["Token"]
+    assert all(document[field] for field in ("AccessKeyId", "SecretAccessKey", "Token"))
     assert date(document["Expiration"]) > datetime.now(UTC)
     if path.endswith("extended"):
         assert re.fullmatch(r"\d{12}", document["AccountId"])
@@ -211,7 +212,7 @@ def fluent_credentials(text: str) -> dict[str, str]:
     assert 1 + len(strings) <= 50, "its reader has room for fifty tokens"
     assert all(strings), "an empty string begins every name"
     found = {}
-    for string, following in zip(strings, strings[1:], strict=False):
+    for string, following in itertools.pairwise(strings):
         for name in FLUENT_FIELDS:
             if name.startswith(string):
                 found[name] = following
@@ -252,11 +253,9 @@ async def test_vector(world: World) -> None:
 async def test_s3fs(world: World, expects: bool) -> None:
     """The role's first line, then a document in which exactly four pieces name a field."""
     agent = "User-Agent: s3fs/1.90 (commit hash unknown; OpenSSL)"
-    more = ("Accept: */*", agent)
-    if expects:
-        # With an announced body that is empty: curl's upload as it is when nobody suppresses it.
-        more = (*more, "Content-Length: 0", "Expect: 100-continue")
-    token = await world.token(f"{TTL}: 21600", *more)
+    # With an announced body that is empty: curl's upload as it is when nobody suppresses it.
+    more = ["Content-Length: 0", "Expect: 100-continue"] if expects else []
+    token = await world.token(f"{TTL}: 21600", "Accept: */*", agent, *more)
     shown = (f"Host: {HOST}", agent, "Accept: */*", f"{TOKEN}: {token}")
     role = (await world.once(f"GET {ROLES}/ HTTP/1.1", *shown)).text.split("\n", 1)[0]
     document = (await world.once(f"GET {ROLES}/{role} HTTP/1.1", *shown)).text
@@ -266,7 +265,7 @@ async def test_s3fs(world: World, expects: bool) -> None:
 
 
 def s3fs_credentials(text: str) -> dict[str, str]:
-    """Pieces between commas; the first word of these that occurs in one names it, its value is quoted behind a colon."""
+    """Pieces between commas; the first of these words that occurs in one names it; its value is behind a colon."""
     found: dict[str, str] = {}
     for piece in text.split(","):
         for name in ("AccessKeyId", "SecretAccessKey", "Token", "Expiration", "RoleArn"):
