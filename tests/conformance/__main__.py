@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,7 +34,7 @@ from tests.fakes.sts import FakeSts
 from tests.fakes.upstream_imds import FakeUpstream
 
 TOKENS = ("optional", "required")
-POSTS, TURNS = 10, 3
+POSTS, TURNS = 16, 3
 """Cells at once, and how many of their clients make a call at the same time: most of a cell is waiting."""
 
 EXCUSED = Path(__file__).parent / "excused.toml"
@@ -62,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"==== installed within {time.monotonic() - began:.0f} s: {', '.join(one.name for one in chains)}", flush=True
     )
+    found = {chain.name: {} if chain.name in missing else registry.versions(chain) for chain in chains}
     clients = [
-        replace(client, version=found)
+        replace(client, version=found[chain.name].get(client.name, client.version))
         for chain in chains
         for client in chain.clients
-        for found in [client.version if chain.name in missing else registry.versions(chain)[client.name]]
         if not options.client or client.name in options.client
     ]
     situations = [one for one in SITUATIONS.values() if not options.situation or one.name in options.situation]
@@ -129,7 +130,7 @@ async def _run(jobs: Sequence[Job], *, verbose: bool) -> tuple[list[Result], lis
     """Play all of them, so many at once; what came of each, and what is wrong with it."""
     outcomes: list[Result] = []
     wrong: list[str] = []
-    waiting = iter(jobs)
+    waiting = deque(jobs)
     with tempfile.TemporaryDirectory(prefix="metaproxy-matrix-") as name:
         folder = Path(name)
         (folder / "pods").mkdir()
@@ -142,7 +143,9 @@ async def _run(jobs: Sequence[Job], *, verbose: bool) -> tuple[list[Result], lis
 
                 async def work(number: int) -> None:
                     async with Post(number, Prover(sts)) as post:
-                        for job in waiting:
+                        while waiting:
+                            # From both ends: those that mostly wait leave the machine to those that do not.
+                            job = waiting.popleft() if number % 2 else waiting.pop()
                             result, faults = await _play(stage, post, job, verbose=verbose)
                             outcomes.append(result)
                             wrong.extend(f"{', '.join(result.key)}: {fault}" for fault in faults)

@@ -104,12 +104,12 @@ class Cell(Calls):
         await until(f"{self._name} is told {part}", told, self.agent.log)
 
     @asynccontextmanager
-    async def agent_of_its_own(self) -> AsyncIterator[AgentProcess]:
-        """From here on the cell is served by an agent that serves nobody else."""
+    async def agent_of_its_own(self, *flags: str) -> AsyncIterator[AgentProcess]:
+        """From here on the cell is served by an agent that serves nobody else, with these flags more."""
         folder = Path(self.home, "agent")
         (folder / "pods").mkdir(parents=True)
         self._folder = folder / "pods"
-        self.agent = make_agent(folder, self.stage.sts, self.stage.upstream)
+        self.agent = make_agent(folder, self.stage.sts, self.stage.upstream, *flags)
         await self.agent.start()
         self.traffic.agent = (self.agent.host, 8181)
         try:

@@ -14,6 +14,7 @@ from metaproxy.errors import Reason
 from tests.conformance.cell import Cell
 from tests.conformance.redirected import ROUTES
 from tests.conformance.results import Expected
+from tests.fakes.process import PATIENCE, until
 from tests.fakes.sts import Step
 
 IPV4 = 4
@@ -137,6 +138,23 @@ async def _restarted(cell: Cell) -> None:
         await cell.again()
 
 
+async def _taken_over(cell: Cell) -> None:
+    cell.script(Step(life=LAST_SERVED + SHORT))
+    async with cell.agent_of_its_own(f"--handover.socket={cell.home}/handover", "--handover.drain=1") as agent:
+        await cell.declare()
+        await cell.served()
+        await cell.first()
+        former = agent.process
+        await agent.start()
+        await until("the next agent has taken over", lambda: '"taken over"' in agent.log(), agent.log)
+        former.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            assert await former.wait() == 0, agent.log()
+        await agent.until_ready()
+        await asyncio.sleep(SHORT)  # the measure itself, as above
+        await cell.again()
+
+
 def _down(minutes: int) -> Callable[[Cell], Awaitable[None]]:
     async def play(cell: Cell) -> None:
         cell.script(_life(minutes), then=DOWN)
@@ -215,6 +233,13 @@ _ALL = (
         text="The agent is restarted between the two calls, and the keys have run out by then; tokens have not.",
         expected=FINE,
         play=_restarted,
+        seconds=SHORT,
+    ),
+    Situation(
+        name="agent taken over",
+        text="Another agent takes over between the two calls, and the keys have run out by then; tokens have not.",
+        expected=FINE,
+        play=_taken_over,
         seconds=SHORT,
     ),
     *(
