@@ -4,7 +4,9 @@ Knows: how results read as tables.
 Must not know: how they are found.
 """
 
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from tests.conformance import registry, results
 from tests.conformance.redirected import routes
@@ -12,6 +14,9 @@ from tests.conformance.results import Got, Result
 from tests.conformance.situations import REDIRECTED, SITUATIONS, Course
 
 COURSES = {**SITUATIONS, **REDIRECTED}
+README = Path(__file__).parent.parent / "README.md"
+MARK = "<!-- The next line is made by `make docs`. -->"
+_LINE = re.compile(f"({re.escape(MARK)}\n).*\n")
 
 _HEAD = """\
 # Clients
@@ -41,6 +46,18 @@ def page() -> str:
     parts.append(f"\n| client | version |\n|---|---|\n{''.join(_versions(found, clients))}")
     parts += [_section(course, found, clients) for course in COURSES.values()]
     return "".join(parts)
+
+
+def readme() -> str:
+    """`README.md`, with its one line about clients as it is now.
+
+    Raises:
+        ValueError: it has no place for that line.
+    """
+    whole, number = _LINE.subn(rf"\g<1>{line(list(results.read().values()))}\n", README.read_text(encoding="utf-8"))
+    if number != 1:
+        raise ValueError(f"{README} must have the line {MARK} once, and a line below it")
+    return whole
 
 
 def line(found: Sequence[Result]) -> str:

@@ -101,6 +101,7 @@ DOCUMENTS: Mapping[str, Callable[[], str]] = {
     "metrics.md": metrics,
     "command-line.txt": command_line,
     "clients.md": clients_page.page,
+    "../README.md": clients_page.readme,
 }
 
 
