@@ -167,7 +167,7 @@ async def _play(stage: Stage, post: Post, job: Job, *, verbose: bool) -> tuple[R
     try:
         await situation.play(cell)
     except Exception as error:  # noqa: BLE001  one cell that cannot be played must not cost the outcome of all others
-        broken = [f"it could not be played: {type(error).__name__}: {str(error)[-1500:]}"]
+        broken = [f"it could not be played: {type(error).__name__}: {str(error)[:500]}"]
     finally:
         await cell.close()
     if broken:
