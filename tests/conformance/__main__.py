@@ -34,8 +34,8 @@ from tests.fakes.sts import FakeSts
 from tests.fakes.upstream_imds import FakeUpstream
 
 TOKENS = ("optional", "required")
-POSTS, TURNS = 16, 3
-"""Cells at once, and how many of their clients make a call at the same time: most of a cell is waiting."""
+POSTS, TURNS = 16, 4
+"""Cells at once, and how many of them are awake: some are mostly waiting."""
 
 EXCUSED = Path(__file__).parent / "excused.toml"
 
@@ -165,7 +165,8 @@ async def _play(stage: Stage, post: Post, job: Job, *, verbose: bool) -> tuple[R
     cell = Cell(stage, post, client, number=job.number, tokens=job.tokens, region=situation.region)
     broken = []
     try:
-        await situation.play(cell)
+        async with stage.turns:
+            await situation.play(cell)
     except Exception as error:  # noqa: BLE001  one cell that cannot be played must not cost the outcome of all others
         broken = [f"it could not be played: {type(error).__name__}: {str(error)[:500]}"]
     finally:

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -58,22 +58,21 @@ class Calls:
         namespace: Namespace,
         traffic: Traffic,
         sts: FakeSts,
-        turns: asyncio.Semaphore,
         owner: str,
         environment: Mapping[str, str],
     ) -> None:
         self.client, self.traffic, self.sts = client, traffic, sts
         self.calls: list[Call] = []
-        self._namespace, self._turns, self._more = namespace, turns, environment
+        self._namespace, self._more = namespace, environment
         self._owner = re.compile(owner)
         self._folder_of_home = tempfile.TemporaryDirectory(prefix="metaproxy-client-")
         self.home = self._folder_of_home.name
         self._process: asyncio.subprocess.Process | None = None
         self._errors: asyncio.Task[bytes] | None = None
 
-    async def first(self, prepare: Callable[[], Awaitable[None]] | None = None) -> None:
-        """The client's first call, to its end; `prepare` is done just before, when the client has its turn."""
-        self.calls.append(await self._call(1, prepare))
+    async def first(self) -> None:
+        """The client's first call, to its end."""
+        self.calls.append(await self._call(1))
 
     async def again(self) -> None:
         """The second call with the same object, if the client is there for one; a tool is run anew."""
@@ -90,13 +89,7 @@ class Calls:
         finally:
             waiting.cancel()
 
-    async def _call(self, step: int, prepare: Callable[[], Awaitable[None]] | None = None) -> Call:
-        async with self._turns:
-            if prepare is not None:
-                await prepare()
-            return await self._call_now(step)
-
-    async def _call_now(self, step: int) -> Call:
+    async def _call(self, step: int) -> Call:
         seen, proved = len(self.traffic.requests), len(self.traffic.keys)
         loop = asyncio.get_running_loop()
         asked = loop.time()

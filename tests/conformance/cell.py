@@ -26,9 +26,9 @@ _TTL = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
 
 @dataclass
 class Stage:
-    """What all cells share: the STS, the agent, the folder from which it knows pods, and turns to make a call.
+    """What all cells share: the STS, the agent, the folder from which it knows pods, and turns.
 
-    Not more clients at once than turns: the agent must have its share of the machine, as on a node.
+    Not more cells are awake at once than there are turns: the agent must have its share of the machine, as on a node.
     """
 
     sts: FakeSts
@@ -50,7 +50,6 @@ class Cell(Calls):
             namespace=post.namespace,
             traffic=Traffic(pod, (stage.agent.host, 8181)),
             sts=stage.sts,
-            turns=stage.turns,
             owner=f"arn:aws:iam::{ACCOUNT}:role/{name}-[a-z] {name}.app",
             environment=REGION if region else {},
         )
@@ -61,6 +60,15 @@ class Cell(Calls):
     def role(self, letter: str = "a") -> str:
         """The ARN of a role of this cell alone."""
         return f"arn:aws:iam::{ACCOUNT}:role/{self._name}-{letter}"
+
+    @asynccontextmanager
+    async def resting(self) -> AsyncIterator[None]:
+        """Meanwhile another cell may have the turn."""
+        self.stage.turns.release()
+        try:
+            yield
+        finally:
+            await self.stage.turns.acquire()
 
     async def declare(self, role: str | None = "a", *, permitted: bool = True) -> None:
         """The pod is this from now on: with this role of the cell's, or without one; its namespace permits or not."""

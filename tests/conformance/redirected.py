@@ -77,7 +77,6 @@ def _agent(lab: Lab, folder: Path, tokens: str) -> Process:
 
 async def _work(pod: Pod, jobs: Iterator[tuple[Client, str]], sts: FakeSts, agent: Process, done: Done) -> None:
     traffic = Traffic("", ("", 0))
-    turns = asyncio.Semaphore()
     async with _proving(pod, Prover(sts), traffic):
         for client, route in jobs:
             family = ROUTES[route]
@@ -86,7 +85,6 @@ async def _work(pod: Pod, jobs: Iterator[tuple[Client, str]], sts: FakeSts, agen
                 namespace=pod.namespace,
                 traffic=traffic,
                 sts=sts,
-                turns=turns,
                 owner=f"arn:aws:iam::123456789012:role/{pod.role} shop.{pod.style}",
                 environment=REGION | _FAMILY[family],
             )

@@ -67,9 +67,9 @@ async def _fresh(cell: Cell) -> None:
 async def _slow(cell: Cell) -> None:
     gate = asyncio.Event()
     cell.script(Step(gate=gate))
+    await cell.declare()
     async with asyncio.TaskGroup() as group:
-        # Not before its turn: the agent gives a call up that STS does not answer for 15 s.
-        call = group.create_task(cell.first(cell.declare))
+        call = group.create_task(cell.first())
         await cell.when(cell.traffic.arrived, call)
         await asyncio.sleep(STS_SLOW)  # the measure itself
         gate.set()
@@ -78,8 +78,9 @@ async def _slow(cell: Cell) -> None:
 async def _throttled(cell: Cell) -> None:
     gate = asyncio.Event()
     cell.script(Step(gate=gate, status=THROTTLED.status, code=THROTTLED.code, message=THROTTLED.message))
+    await cell.declare()
     async with asyncio.TaskGroup() as group:
-        call = group.create_task(cell.first(cell.declare))
+        call = group.create_task(cell.first())
         await cell.when(cell.traffic.listed, call)
         await asyncio.sleep(EVENT_LATE)  # the request is held by now
         gate.set()
@@ -92,7 +93,8 @@ async def _sts_denies(cell: Cell) -> None:
     await cell.refused(Reason.STS_DENIED)
     await cell.first()
     cell.script(then=Step())
-    await cell.served()
+    async with cell.resting():  # STS is asked again some seconds after it denied
+        await cell.served()
     await cell.again()
 
 
@@ -135,7 +137,8 @@ async def _restarted(cell: Cell) -> None:
         await agent.start()
         await agent.until_ready()
         await cell.served()
-        await asyncio.sleep(SHORT)  # the measure itself: then every client must ask anew, with the token it has
+        async with cell.resting():
+            await asyncio.sleep(SHORT)  # the measure itself: then every client must ask anew, with the token it has
         await cell.again()
 
 
@@ -152,7 +155,8 @@ async def _taken_over(cell: Cell) -> None:
         async with asyncio.timeout(PATIENCE):
             assert await former.wait() == 0, agent.log()
         await agent.until_ready()
-        await asyncio.sleep(SHORT)  # the measure itself, as above
+        async with cell.resting():
+            await asyncio.sleep(SHORT)  # the measure itself, as above
         await cell.again()
 
 

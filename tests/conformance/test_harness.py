@@ -1,6 +1,5 @@
 """The matrix itself: it believes no client, tells every way in which one can fail, finds what is not as committed."""
 
-import asyncio
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
@@ -57,7 +56,6 @@ async def make(sts: FakeSts) -> AsyncIterator[Make]:
                     namespace=post.namespace,
                     traffic=post.traffic,
                     sts=sts,
-                    turns=asyncio.Semaphore(),
                     owner="arn:aws:iam::123456789012:role/right s",
                     environment={},
                 )
