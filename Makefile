@@ -11,7 +11,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-network test-browser test-chart lint bench check docs lock clean
+.PHONY: help venv demo test test-all test-network test-browser test-chart conformance conformance-latest lint bench check docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,13 @@ test-browser: $(STAMP) ## the status page in a real browser (Chromium); pictures
 
 test-chart: $(STAMP) ## the Helm chart: rendered, on a real API server, its containers run (Go, root)
 	$(BIN)/python -m pytest tests/chart $(ARGS)
+
+conformance: $(STAMP) ## every SDK and tool in every situation against a real agent (ARGS=--write commits to a new outcome)
+	$(BIN)/python -m pytest tests/conformance
+	$(BIN)/python -m tests.conformance $(ARGS)
+
+conformance-latest: $(STAMP) ## the same with the newest versions of the clients
+	$(BIN)/python -m tests.conformance --latest $(ARGS)
 
 lint: $(STAMP) ## style, types, layers, generated documents
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from metaproxy.__main__ import COMMANDS, help_for
 from metaproxy.knobs import knobs, titles
 from metaproxy.settings import Settings
 from metaproxy.telemetry import METRICS, REDIRECT_METRICS, Spec
-from scripts import chart
+from scripts import chart, clients_page
 
 DOCS = Path(__file__).parent.parent / "docs"
 CHART = "../charts/metaproxy"
@@ -105,6 +105,8 @@ DOCUMENTS: Mapping[str, Callable[[], str]] = {
     f"{CHART}/values.schema.json": chart.schema,
     f"{CHART}/README.md": chart.readme,
     f"{CHART}/files/admission.yaml": chart.policies,
+    "clients.md": clients_page.page,
+    "../README.md": clients_page.readme,
 }
 
 

@@ -149,6 +149,12 @@ SUITES = (
         command=("make", "--no-print-directory", "test-chart"),
         obstacle=no_chart,
     ),
+    Suite(
+        name="conformance",
+        needs="root and namespaces as network does; it installs each toolchain's clients itself, once",
+        command=("make", "--no-print-directory", "conformance"),
+        obstacle=no_network,
+    ),
 )
 
 

@@ -6,6 +6,7 @@ Every answer's access key id is unique and can be traced to the call that got it
 import asyncio
 import itertools
 import re
+import socket
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
@@ -103,6 +104,11 @@ class FakeSts:
         self._end.set()
         await self._runner.cleanup()
 
+    async def listen(self, bound: socket.socket) -> None:
+        """Answer on this socket too, which may be of another network namespace."""
+        assert self._runner is not None
+        await web.SockSite(self._runner, bound).start()
+
     def script(self, *steps: Step, role: str = "") -> None:
         """What happens to the next requests, one step each: for a role (or "GetCallerIdentity"), or for everybody."""
         (self._role_steps[role] if role else self._steps).extend(steps)
@@ -115,6 +121,15 @@ class FakeSts:
         """Role, session name and external id of the call that got this key."""
         parameters = self.given[access_key_id].parameters
         return parameters["RoleArn"], parameters["RoleSessionName"], parameters.get("ExternalId")
+
+    def identity(self, access_key_id: str) -> str:
+        """GetCallerIdentity's answer to whoever signs with this key."""
+        arn = self.arns[access_key_id]
+        return _xml("GetCallerIdentity", [("Arn", arn), ("UserId", "AROA:session"), ("Account", arn.split(":")[4])])
+
+    def token(self, access_key_id: str) -> str:
+        """The session token that belongs to a key that was given."""
+        return f"token/of/{int(access_key_id[4:])}=="
 
     def _step(self, asked: Asked) -> Step:
         name = asked.role or asked.action
@@ -159,12 +174,8 @@ class FakeSts:
         if step.code:
             text = error_xml(step.code, step.message)
             return web.Response(status=step.status, text=text, content_type="text/xml", headers=_dated(step))
-        text = step.edit(self._identity(asked) if asked.action == "GetCallerIdentity" else self._session(asked, step))
-        return web.Response(text=text, content_type="text/xml", headers=_dated(step))
-
-    def _identity(self, asked: Asked) -> str:
-        arn = self.arns[asked.key]
-        return _xml(asked.action, [("Arn", arn), ("UserId", "AROA:session"), ("Account", arn.split(":")[4])])
+        whole = self.identity(asked.key) if asked.action == "GetCallerIdentity" else self._session(asked, step)
+        return web.Response(text=step.edit(whole), content_type="text/xml", headers=_dated(step))
 
     def _session(self, asked: Asked, step: Step) -> str:
         number = next(self._numbers)
@@ -178,7 +189,7 @@ class FakeSts:
         credentials = [
             ("AccessKeyId", key),
             ("SecretAccessKey", f"secret/of/{number}"),
-            ("SessionToken", f"token/of/{number}=="),
+            ("SessionToken", self.token(key)),
             ("Expiration", expires),
         ]
         user = [("AssumedRoleId", f"AROA:{session}"), ("Arn", arn)]

@@ -1,0 +1,220 @@
+"""Runs the matrix: every client in every situation, with tokens optional and required.
+
+    python -m tests.conformance                     compare with what is committed; exit 1 when anything is wrong
+    python -m tests.conformance --write             write results.json, and then `make docs` writes docs/clients.md
+    python -m tests.conformance --latest            the newest versions instead of the pinned ones; nothing is compared
+    python -m tests.conformance --client boto3 --situation cached
+
+Knows: what is run beside what, and what is said of it.
+Must not know: the course of a situation.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+import tomllib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from tests.conformance import redirected, registry, results
+from tests.conformance.calls import Call, Calls
+from tests.conformance.cell import Cell, Stage, make_agent
+from tests.conformance.post import Post
+from tests.conformance.proving import Prover
+from tests.conformance.registry import Client
+from tests.conformance.results import Expected, Got, Result
+from tests.conformance.situations import REDIRECTED, SITUATIONS, Situation
+from tests.fakes.sts import FakeSts
+from tests.fakes.upstream_imds import FakeUpstream
+
+TOKENS = ("optional", "required")
+POSTS, TURNS = 16, 4
+"""Cells at once, and how many of them are awake: some are mostly waiting."""
+
+EXCUSED = Path(__file__).parent / "excused.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A cell to come."""
+
+    number: int
+    client: Client
+    situation: Situation
+    tokens: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
+    options = _options(arguments)
+    began = time.monotonic()
+    chains = [
+        chain
+        for chain in registry.toolchains(latest=options.latest)
+        if not options.client or {client.name for client in chain.clients} & set(options.client)
+    ]
+    missing = registry.install(chains, latest=options.latest)
+    print(
+        f"==== installed within {time.monotonic() - began:.0f} s: {', '.join(one.name for one in chains)}", flush=True
+    )
+    found = {chain.name: {} if chain.name in missing else registry.versions(chain) for chain in chains}
+    clients = [
+        replace(client, version=found[chain.name].get(client.name, client.version))
+        for chain in chains
+        for client in chain.clients
+        if not options.client or client.name in options.client
+    ]
+    situations = [one for one in SITUATIONS.values() if not options.situation or one.name in options.situation]
+    present = [client for client in clients if client.toolchain not in missing]
+    jobs = [
+        Job(number=number, client=client, situation=situation, tokens=tokens)
+        for number, (situation, tokens, client) in enumerate(
+            (situation, tokens, client)
+            for situation in sorted(situations, key=lambda one: -one.seconds)
+            for tokens in TOKENS
+            for client in present
+        )
+    ]
+    began = time.monotonic()
+    outcomes, wrong = asyncio.run(_run(jobs, verbose=options.verbose))
+    for tokens in TOKENS if not options.situation or set(options.situation) & set(redirected.ROUTES) else ():
+        judge = partial(_judge_redirected, tokens, outcomes, wrong, options.verbose)
+        asyncio.run(redirected.run(present, tokens, judge))
+    print(f"==== {len(outcomes)} cells within {time.monotonic() - began:.0f} s", flush=True)
+    outcomes += [_missing(client) for client in clients if client.toolchain in missing]
+    wrong += _excused_or_not(missing)
+    if options.write:
+        kept = {} if not (options.client or options.situation) else results.read()
+        results.write(list((kept | {one.key: one for one in outcomes}).values()))
+    elif not options.latest:
+        wrong += results.differences([one for one in outcomes if one.got is not Got.MISSING], results.read())
+    for line in wrong:
+        print(f"WRONG: {line}", flush=True)
+    good = [client for client in clients if not any(line.startswith(f"{client.name}, ") for line in wrong)]
+    print(f"==== {len(good)} of {len(clients)} clients as they should be", flush=True)
+    return 1 if wrong else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description="Run the matrix of clients.")
+    parser.add_argument("--write", action="store_true", help="write results.json instead of comparing with it")
+    parser.add_argument("--latest", action="store_true", help="the newest versions of all clients")
+    parser.add_argument("--verbose", action="store_true", help="tell of each cell what the client said and asked")
+    parser.add_argument("--client", action="append", help="only this one; may be repeated")
+    named = [*SITUATIONS, *redirected.ROUTES]
+    parser.add_argument("--situation", action="append", choices=named, help="only this one; may be repeated")
+    return parser.parse_args(arguments)
+
+
+def _missing(client: Client) -> Result:
+    return Result(client=client.name, version=client.version, situation="", tokens="", got=Got.MISSING)
+
+
+def _excused_or_not(missing: dict[str, str]) -> list[str]:
+    """What is missing and not excused by name; where CI is not true it is only said."""
+    excused = tomllib.loads(EXCUSED.read_text(encoding="utf-8"))["toolchains"] if EXCUSED.exists() else {}
+    for name, why in missing.items():
+        print(f"MISSING: {name}: {why}{f' (excused: {excused[name]})' if name in excused else ''}", flush=True)
+    if os.environ.get("CI") != "true":
+        return []
+    return [f"{name}: not installed, and not excused: {why}" for name, why in missing.items() if name not in excused]
+
+
+async def _run(jobs: Sequence[Job], *, verbose: bool) -> tuple[list[Result], list[str]]:
+    """Play all of them, so many at once; what came of each, and what is wrong with it."""
+    outcomes: list[Result] = []
+    wrong: list[str] = []
+    waiting = deque(jobs)
+    with tempfile.TemporaryDirectory(prefix="metaproxy-matrix-") as name:
+        folder = Path(name)
+        (folder / "pods").mkdir()
+        async with FakeSts() as sts, FakeUpstream() as upstream:
+            agent = make_agent(folder, sts, upstream.url)
+            await agent.start()
+            try:
+                await agent.until_ready()
+                stage = Stage(sts, upstream.url, agent, folder / "pods", asyncio.Semaphore(TURNS))
+
+                async def work(number: int) -> None:
+                    async with Post(number, Prover(sts)) as post:
+                        while waiting:
+                            # From both ends: those that mostly wait leave the machine to those that do not.
+                            job = waiting.popleft() if number % 2 else waiting.pop()
+                            result, faults = await _play(stage, post, job, verbose=verbose)
+                            outcomes.append(result)
+                            wrong.extend(f"{', '.join(result.key)}: {fault}" for fault in faults)
+
+                async with asyncio.TaskGroup() as group:
+                    for number in range(POSTS):
+                        group.create_task(work(number), name=f"post {number}")
+            finally:
+                code = await agent.stop()
+            if code:
+                wrong.append(f"agent: it ended with {code}: {agent.log()[-2000:]}")
+    return outcomes, wrong
+
+
+async def _play(stage: Stage, post: Post, job: Job, *, verbose: bool) -> tuple[Result, list[str]]:
+    client, situation = job.client, job.situation
+    cell = Cell(stage, post, client, number=job.number, tokens=job.tokens, region=situation.region)
+    broken = []
+    try:
+        async with stage.turns:
+            await situation.play(cell)
+    except Exception as error:  # noqa: BLE001  one cell that cannot be played must not cost the outcome of all others
+        broken = [f"it could not be played: {type(error).__name__}: {str(error)[:500]}"]
+    finally:
+        await cell.close()
+    if broken:
+        calls = cell.calls or [Call(Got.NOTHING)]
+        return _judged(client, situation.name, job.tokens, situation.expected, calls, verbose=verbose)[0], broken
+    return _judged(client, situation.name, job.tokens, situation.expected, cell.calls, verbose=verbose)
+
+
+def _judge_redirected(
+    tokens: str, outcomes: list[Result], wrong: list[str], verbose: bool, client: Client, route: str, calls: Calls
+) -> None:
+    result, faults = _judged(client, route, tokens, REDIRECTED[route].expected, calls.calls, verbose=verbose)
+    if not result.requests:
+        faults.append("the agent was not asked from its address")
+    outcomes.append(result)
+    wrong.extend(f"{', '.join(result.key)}: {fault}" for fault in faults)
+
+
+def _judged(
+    client: Client, situation: str, tokens: str, expected: Expected, calls: Sequence[Call], *, verbose: bool
+) -> tuple[Result, list[str]]:
+    first, *more = calls
+    result = Result(
+        client=client.name,
+        version=client.version,
+        situation=situation,
+        tokens=tokens,
+        got=first.got,
+        again=more[0].got if more else Got.NOTHING,
+        reason=first.reason,
+        requests=len(first.requests),
+        seconds=round(first.seconds, 2),
+    )
+    faults = results.faults(
+        result,
+        expected,
+        shows_bodies=client.shows_bodies,
+        finds_region=client.finds_region,
+        budget=client.budget,
+    )
+    if verbose or faults:
+        print(f"---- {', '.join(result.key)}: {result}", flush=True)
+        for call in calls:
+            print(f"     {call.got} after {call.seconds:.2f} s, {call.requests}\n     {call.said[-1500:]}", flush=True)
+    return result, faults
+
+
+if __name__ == "__main__":
+    sys.exit(main())

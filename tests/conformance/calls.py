@@ -1,0 +1,196 @@
+"""A client's process and its calls: started, asked again, listened to, and believed only when STS knows better.
+
+Knows: the contract of clients/README.md.
+Must not know: which situation the client is in, what should come of it.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from metaproxy.errors import Reason
+from tests.conformance.post import PROVE_AT, Traffic
+from tests.conformance.registry import Client
+from tests.conformance.results import Got
+from tests.fakes.sts import FakeSts
+from tests.network.lab.namespaces import Namespace
+
+HANG = 100.0
+"""Seconds after which a call that has not ended is taken for one that never will."""
+
+_REASON = re.compile(r"\b(" + "|".join(sorted(reason.value for reason in Reason)) + r")\b")
+
+
+@dataclass
+class Call:
+    """One call of the client, as it was told and seen."""
+
+    got: Got
+    said: str = ""
+    requests: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    role: str = ""
+
+    @property
+    def reason(self) -> str:
+        """The reason code that the message shows, or empty."""
+        found = _REASON.search(self.said) if self.got is Got.REFUSED else None
+        return found[1] if found else ""
+
+
+class Calls:
+    """The client, and its calls so far.
+
+    `owner` is an expression for what its keys must be of: the role's ARN, a space, the session's name. `environment`
+    is what this run adds to what every client is told.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        namespace: Namespace,
+        traffic: Traffic,
+        sts: FakeSts,
+        owner: str,
+        environment: Mapping[str, str],
+    ) -> None:
+        self.client, self.traffic, self.sts = client, traffic, sts
+        self.calls: list[Call] = []
+        self._namespace, self._more = namespace, environment
+        self._owner = re.compile(owner)
+        self._folder_of_home = tempfile.TemporaryDirectory(prefix="metaproxy-client-")
+        self.home = self._folder_of_home.name
+        self._process: asyncio.subprocess.Process | None = None
+        self._errors: asyncio.Task[bytes] | None = None
+
+    async def first(self) -> None:
+        """The client's first call, to its end."""
+        self.calls.append(await self._call(1))
+
+    async def again(self) -> None:
+        """The second call with the same object, if the client is there for one; a tool is run anew."""
+        if self.client.kind == "tool" or (
+            self.client.steps > 1 and self.calls[0].got in {Got.CREDENTIALS, Got.REFUSED}
+        ):
+            self.calls.append(await self._call(2))
+
+    async def when(self, event: asyncio.Event, call: asyncio.Task[None]) -> None:
+        """Wait for the event, or until the call has ended without it."""
+        waiting = asyncio.create_task(event.wait())
+        try:
+            await asyncio.wait({waiting, call}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+
+    async def _call(self, step: int) -> Call:
+        seen, proved = len(self.traffic.requests), len(self.traffic.keys)
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        try:
+            async with asyncio.timeout(HANG):
+                call = await (self._run_tool() if self.client.kind == "tool" else self._ask_program(step))
+        except TimeoutError:
+            call = Call(Got.HUNG)
+        call.requests = self.traffic.requests[seen:]
+        begun = self.traffic.began if step == 1 and self.traffic.began else asked
+        call.seconds = loop.time() - begun
+        if call.got is Got.CREDENTIALS:
+            call.got, call.role = self._believed(self.traffic.keys[proved:])
+        return call
+
+    def _believed(self, keys: Sequence[str]) -> tuple[Got, str]:
+        """Whether what was proved is the role and session of this pod."""
+        if not keys:
+            return Got.UNPROVED, ""
+        for key in keys:
+            role, session, _ = self.sts.owner(key)
+            if not self._owner.fullmatch(f"{role} {session}"):
+                return Got.FOREIGN, role
+        return Got.CREDENTIALS, self.sts.owner(keys[-1])[0]
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        host, port = PROVE_AT
+        endpoint = f"http://{host}:{port}"
+        places = {"{sts}": endpoint, "{s3}": endpoint, "{host}": f"{host}:{port}"}
+        command = list(self.client.command)
+        for name, value in places.items():
+            command = [word.replace(name, value) for word in command]
+        environment = {
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "HOME": self.home,
+            "METADATA": "",
+            "STS_URL": endpoint,
+            "S3_URL": endpoint,
+            **self._more,
+            **self.client.environment,
+        }
+        return await asyncio.create_subprocess_exec(
+            *self._namespace.command(*command),
+            env=environment,
+            cwd=self.home,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=1 << 20,
+            start_new_session=True,
+        )
+
+    async def _run_tool(self) -> Call:
+        self._process = await self._start()
+        out, error = await self._process.communicate()
+        said = (error + out).decode(errors="replace").strip()
+        code = self._process.returncode or 0
+        if _aborted(code):
+            return Call(Got.ABORTED, said)
+        return Call(Got.REFUSED if code else Got.CREDENTIALS, said)
+
+    async def _ask_program(self, step: int) -> Call:
+        if step == 1:
+            self._process = await self._start()
+            assert self._process.stderr is not None
+            self._errors = asyncio.create_task(self._process.stderr.read(), name=f"{self.client.name} errors")
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if step > 1:
+            with suppress(ConnectionError):
+                process.stdin.write(b"again\n")
+                await process.stdin.drain()
+        line = await process.stdout.readline()
+        if line:
+            told = json.loads(line)
+            return Call(Got.CREDENTIALS if told["ok"] else Got.REFUSED, str(told.get("error", "")))
+        code = await process.wait()
+        assert self._errors is not None
+        said = (await self._errors).decode(errors="replace")
+        return Call(Got.ABORTED if _aborted(code) else Got.SILENT, f"exit code {code}: {said}")
+
+    async def close(self) -> None:
+        """End the client."""
+        if (process := self._process) is not None:
+            if process.returncode is None:
+                assert process.stdin is not None
+                process.stdin.close()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(10):
+                        await process.wait()
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+            if self._errors is not None:
+                await self._errors
+        await asyncio.to_thread(self._folder_of_home.cleanup)
+
+
+def _aborted(code: int) -> bool:
+    """A signal ended it: as Python tells of a child, or as a shell of its own. Above these are codes of the CLIs'."""
+    return code < 0 or 128 < code <= 128 + signal.SIGSYS

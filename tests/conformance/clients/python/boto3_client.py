@@ -1,0 +1,23 @@
+"""boto3: one session and one client."""
+
+import os
+from typing import Any
+
+import boto3
+import steps
+
+session = boto3.Session()
+made: list[Any] = []
+
+
+def prove() -> str:
+    """GetCallerIdentity."""
+    if not made:
+        made.append(session.client("sts", endpoint_url=os.environ["STS_URL"]))
+    made[0].get_caller_identity()
+    credentials = session.get_credentials()
+    assert credentials is not None
+    return str(credentials.access_key)
+
+
+steps.run(prove)

@@ -1,0 +1,146 @@
+"""A network namespace for one client at a time: what it sends to the metadata address arrives at an agent as a pod's.
+
+Knows: how a client's connections are led on, and what passes there.
+Must not know: what the client is, what is expected of it.
+
+The client is told nothing: 169.254.169.254 and fd00:ec2::254 are addresses of its namespace, and whoever connects to
+them is led to the agent from the pod's address, as the redirect of a node does. Nothing is changed on the way.
+"""
+
+import asyncio
+import contextlib
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from metaproxy.addresses import METADATA_IPV4, METADATA_IPV6
+from tests.conformance.proving import Prover
+from tests.network.lab.namespaces import Namespace
+
+PROVE_AT = ("127.0.0.1", 8080)
+LIST = "/iam/security-credentials"
+
+
+@dataclass
+class Traffic:
+    """What one client did: where it is led, its requests so far, the keys that it proved itself with.
+
+    `began` is the loop's time of the first request; the events are set by the first request, and by the first for the
+    role list.
+    """
+
+    pod: str
+    agent: tuple[str, int]
+    requests: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    began: float = 0.0
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    listed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def saw(self, line: str) -> None:
+        """A request with this first line goes to the agent now."""
+        if not self.requests:
+            self.began = asyncio.get_running_loop().time()
+            self.arrived.set()
+        self.requests.append(line)
+        if LIST in line:
+            self.listed.set()
+
+
+class Heads:
+    """Finds the heads of requests that have no body in a stream of bytes."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> list[str]:
+        """The first lines of the requests whose head ends in this piece."""
+        *heads, self._held = (self._held + data).split(b"\r\n\r\n")
+        return [head.lstrip().split(b"\r\n", 1)[0].decode("latin-1") for head in heads]
+
+
+class Post:
+    """The namespace; `traffic` says who is in it now."""
+
+    def __init__(self, number: int, prover: Prover) -> None:
+        self._prover = prover
+        self._stack = contextlib.AsyncExitStack()
+        self._number = number
+        self.traffic = Traffic("", ("", 0))
+        self.namespace: Namespace
+
+    async def __aenter__(self) -> Self:
+        async with self._stack:
+            self.namespace = await asyncio.to_thread(Namespace, f"client{self._number}")
+            self._stack.push_async_callback(asyncio.to_thread, self.namespace.close)
+            await asyncio.to_thread(
+                self.namespace.shell,
+                f"ip addr add {METADATA_IPV4}/32 dev lo; ip addr add {METADATA_IPV6}/128 dev lo nodad",
+            )
+            for address in (METADATA_IPV4, METADATA_IPV6):
+                server = await asyncio.start_server(self._carry, sock=listening(self.namespace, (address, 80)))
+                await self._stack.enter_async_context(server)
+            runner = web.ServerRunner(web.Server(self._prove), shutdown_timeout=0)
+            await runner.setup()
+            self._stack.push_async_callback(runner.cleanup)
+            await web.SockSite(runner, listening(self.namespace, PROVE_AT)).start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _prove(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._prover.answer(request, self.traffic.keys)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        traffic, heads = self.traffic, Heads()
+        try:
+            host, port = traffic.agent
+            there, back = await asyncio.open_connection(host, port, local_addr=(traffic.pod, 0))
+        except OSError:
+            # As a node does when the agent is down: the connection is refused, here a moment later.
+            writer.transport.abort()
+            return
+
+        async def asked() -> None:
+            with suppress(ConnectionError):
+                while data := await reader.read(65536):
+                    for line in heads.feed(data):
+                        traffic.saw(line)
+                    back.write(data)
+                    await back.drain()
+                back.write_eof()
+
+        async def answered() -> None:
+            with suppress(ConnectionError):
+                while data := await there.read(65536):
+                    writer.write(data)
+                    await writer.drain()
+                writer.write_eof()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asked())
+                group.create_task(answered())
+        finally:
+            for end in (writer, back):
+                end.close()
+                with suppress(ConnectionError):
+                    await end.wait_closed()
+
+
+def listening(namespace: Namespace, address: tuple[str, int]) -> socket.socket:
+    """A socket in the namespace that is bound to the address, for a server of this process."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with namespace.inside():
+        made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(address)
+    return made
