@@ -38,8 +38,8 @@ RUN apt-get update \
 COPY --from=build /opt/metaproxy /opt/metaproxy
 # Capabilities that a container is given are root's alone.
 USER 0:0
-ENTRYPOINT ["/opt/metaproxy/bin/metaproxy", "redirect"]
-CMD ["watch"]
+ENTRYPOINT ["/opt/metaproxy/bin/metaproxy"]
+CMD ["redirect", "watch"]
 ARG VERSION=""
 ARG REVISION=""
 ARG CREATED=""

@@ -6,12 +6,17 @@ STAMP := $(VENV)/.installed
 PURE := addresses budget caller carriers credentials entitlements errors eventobjects iamdocuments iamformats imds loglimit migration netlink objects policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles ties tokens trust watchlines
 # What works on a node alone: covered by the tests in network namespaces.
 NODE := redirect redirectcommands redirectnode
+# What builds images (docker, podman or buildah), and what is told of them in their labels.
+BUILDER ?= docker
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' metaproxy/__init__.py)
+REVISION = $(shell git rev-parse HEAD)
+CREATED = $(shell git log -1 --format=%cI)
 comma := ,
 empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-network lint bench check docs lock clean
+.PHONY: help venv demo test test-all test-network image image-agent image-redirect test-image lint bench check docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +50,17 @@ test-network: $(STAMP) ## the tests in network namespaces (root, nftables, iptab
 	$(BIN)/python -m coverage report --fail-under=95 --include=$(subst $(space),$(comma),$(NODE:%=metaproxy/%.py))
 	$(BIN)/python -m pytest tests/network --ignore=tests/network/test_redirect.py $(ARGS)
 
+image: image-agent image-redirect ## build both container images (BUILDER=docker, podman or buildah; ARGS for it)
+
+image-agent: IMAGE := metaproxy
+image-redirect: IMAGE := metaproxy-redirect
+image-agent image-redirect: image-%:
+	$(BUILDER) build --target $* --tag $(IMAGE):$(VERSION) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(ARGS) .
+
+test-image: $(STAMP) ## the tests of the container images (root, buildah, mmdebstrap, crun)
+	$(BIN)/python -m pytest tests/image $(ARGS)
+
 lint: $(STAMP) ## style, types, layers, generated documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,8 +81,10 @@ check: lint ## everything that must be green
 
 lock: ## resolve the dependencies anew, with hashes (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml -o requirements/run.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/build.in \
+		-c requirements/run.txt -o requirements/build.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml requirements/build.in \
-		--extra demo --group test --group lint -c requirements/run.txt -o requirements/dev.txt
+		--extra demo --group test --group lint -c requirements/run.txt -c requirements/build.txt -o requirements/dev.txt
 
 clean: ## remove what the commands made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
