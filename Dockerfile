@@ -52,7 +52,9 @@ LABEL org.opencontainers.image.title="metaproxy-redirect" \
 
 FROM ${RUNTIME} AS agent
 COPY --from=build /opt/metaproxy /opt/metaproxy
-ENV PATH=/opt/metaproxy/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+# Not every runtime gives a home to a user that /etc/passwd does not know, and libraries ask where theirs is.
+ENV HOME=/ \
+    PATH=/opt/metaproxy/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 65532:65532

@@ -32,6 +32,9 @@ PATIENCE = 900.0
 _TARBALL = (
     "mmdebstrap",
     "--variant=minbase",
+    # Else the package that merges /usr is taken, and Perl with it.
+    "--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr",
+    "--include=usr-is-merged",
     # What the slim images of Debian leave out.
     *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "lintian", "locale", "man")),
     "--dpkgopt=path-include=/usr/share/doc/*/copyright",

@@ -18,6 +18,9 @@ from tests.image.building import Image
 PATIENCE = 120.0
 """Seconds for a command: many times what it takes."""
 
+_ALONE = ("unshare", "-m", "sh", "-ec", 'mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec "$@"', "-")
+"""crun wants to see cgroups of version 2 and nothing else, even where it is to use none."""
+
 _numbers = itertools.count(1)
 
 
@@ -55,7 +58,7 @@ class Container:
 
     def _crun(self, *arguments: str) -> list[str]:
         # No limits are set, so no cgroups are wanted: in a container of a build farm there may be none to be had.
-        return ["crun", "--cgroup-manager", "disabled", "--root", str(self.folder / "crun"), *arguments]
+        return [*_ALONE, "crun", "--cgroup-manager", "disabled", "--root", str(self.folder / "crun"), *arguments]
 
     def _config(self) -> dict[str, Any]:
         user, group = map(int, self.image.config["User"].split(":"))

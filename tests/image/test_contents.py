@@ -98,16 +98,16 @@ def test_nothing_belongs_to_the_user_that_runs_it(agent: Image) -> None:
 
 def test_how_they_are_run(images: dict[str, Image]) -> None:
     """The agent as a numbered user, the redirect as root, the command without a shell; nothing for Python to write."""
-    for target, user, words in (("agent", "65532:65532", ["run"]), ("redirect", "0:0", ["redirect", "watch"])):
+    both = {"PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+    for target, user, words, names in (
+        ("agent", "65532:65532", ["run"], both | {"HOME"}),
+        ("redirect", "0:0", ["redirect", "watch"], both),
+    ):
         config = images[target].config
         assert config["User"] == user
         assert config["Entrypoint"] == ["/opt/metaproxy/bin/metaproxy"]
         assert config["Cmd"] == words
-        assert sorted(value.partition("=")[0] for value in config["Env"]) == [
-            "PATH",
-            "PYTHONDONTWRITEBYTECODE",
-            "PYTHONUNBUFFERED",
-        ]
+        assert {value.partition("=")[0] for value in config["Env"]} == names
         assert config.get("Volumes") is None
         assert config.get("ExposedPorts") is None
         assert len(images[target].about["rootfs"]["diff_ids"]) == len(

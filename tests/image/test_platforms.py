@@ -1,5 +1,6 @@
-"""The locked packages on both platforms, without a machine of each."""
+"""The locked packages on the platform that the images are not built for here."""
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,13 @@ GLIBC = 36
 """Debian bookworm's, 2.36: wheels for older ones work too."""
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("lock", ["run", "build"])
-def test_every_locked_package_has_a_wheel(tmp_path: Path, machine: str, lock: str) -> None:
-    """The image builds without a compiler on both: pip finds a wheel of each, with a hash that the lock knows."""
-    platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in range(5, GLIBC + 1)]
-    old = [f"--platform=manylinux{year}_{machine}" for year in ("2014",)]
+def test_every_locked_package_has_a_wheel(tmp_path: Path, lock: str) -> None:
+    """The image builds without a compiler there too: pip finds a wheel of each, with a hash that the lock knows."""
+    machine = "x86_64" if platform.machine() == "aarch64" else "aarch64"
+    kinds = ("2014", *(f"_2_{minor}" for minor in range(17, GLIBC + 1)))
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
     command += ["--only-binary=:all:", "--implementation=cp", "--python-version=3.11", f"--target={tmp_path}"]
-    command += [*platforms, *old, "--require-hashes", "-r", str(ROOT / f"requirements/{lock}.txt")]
+    command += [*(f"--platform=manylinux{kind}_{machine}" for kind in kinds), "--require-hashes", "-r", str(ROOT / f"requirements/{lock}.txt")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
