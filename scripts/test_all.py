@@ -55,6 +55,16 @@ TOOLS = {
 }
 """Tools of the network suite, and the Debian packages that have them."""
 
+IMAGE_TOOLS = {
+    "buildah": "buildah",
+    "crun": "crun",
+    "ip": "iproute2",
+    "mmdebstrap": "mmdebstrap",
+    "nft": "nftables",
+    "unshare": "util-linux",
+}
+"""Tools of the image suite, and the Debian packages that have them."""
+
 
 def no_network() -> str:
     """Why network namespaces cannot be made and looked into here; empty when they can.
@@ -63,23 +73,39 @@ def no_network() -> str:
     """
     if os.geteuid() != 0:
         return "it needs root, to make network namespaces"
-    if (missing := _missing_tools()) and shutil.which("apt-get"):
-        packages = sorted({TOOLS[tool] for tool in missing})
-        _say(f"suite network: installing {' '.join(packages)}")
+    if why := _without("network", TOOLS):
+        return why
+    done = subprocess.run(["unshare", "-n", "true"], capture_output=True, text=True, check=False)
+    return f"network namespaces cannot be made: {done.stderr.strip()}" if done.returncode else ""
+
+
+def no_images() -> str:
+    """Why container images cannot be built and run here; empty when they can. Installs as `no_network` does."""
+    if os.geteuid() != 0:
+        return "it needs root, to mount images and to make namespaces"
+    if why := _without("image", IMAGE_TOOLS):
+        return why
+    done = subprocess.run(["unshare", "-m", "-n", "true"], capture_output=True, text=True, check=False)
+    return f"namespaces cannot be made: {done.stderr.strip()}" if done.returncode else ""
+
+
+def _without(suite: str, tools: Mapping[str, str]) -> str:
+    """Which tools are missing even after what is missing was installed, or why it could not be; empty when none."""
+    if (missing := _missing(tools)) and shutil.which("apt-get"):
+        packages = sorted({tools[tool] for tool in missing})
+        _say(f"suite {suite}: installing {' '.join(packages)}")
         try:
             for step in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *packages]):
                 environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
                 subprocess.run(["apt-get", *step], env=environment, timeout=CHECK_SECONDS, check=False)
         except subprocess.TimeoutExpired:
             return f"apt-get did not end within {CHECK_SECONDS:.0f} s"
-    if missing := _missing_tools():
-        return f"not installed: {', '.join(missing)}"
-    done = subprocess.run(["unshare", "-n", "true"], capture_output=True, text=True, check=False)
-    return f"network namespaces cannot be made: {done.stderr.strip()}" if done.returncode else ""
+    missing = _missing(tools)
+    return f"not installed: {', '.join(missing)}" if missing else ""
 
 
-def _missing_tools() -> list[str]:
-    return [tool for tool in TOOLS if shutil.which(tool) is None]
+def _missing(tools: Mapping[str, str]) -> list[str]:
+    return [tool for tool in tools if shutil.which(tool) is None]
 
 
 SUITES = (
@@ -94,6 +120,12 @@ SUITES = (
         needs="root, and " + ", ".join(TOOLS),
         command=("make", "--no-print-directory", "test-network"),
         obstacle=no_network,
+    ),
+    Suite(
+        name="image",
+        needs="root, the package index, and " + ", ".join(IMAGE_TOOLS),
+        command=("make", "--no-print-directory", "test-image"),
+        obstacle=no_images,
     ),
 )
 

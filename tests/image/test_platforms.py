@@ -22,6 +22,11 @@ def test_every_locked_package_has_a_wheel(tmp_path: Path, lock: str) -> None:
     kinds = ("2014", *(f"_2_{minor}" for minor in range(17, GLIBC + 1)))
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
     command += ["--only-binary=:all:", "--implementation=cp", "--python-version=3.11", f"--target={tmp_path}"]
-    command += [*(f"--platform=manylinux{kind}_{machine}" for kind in kinds), "--require-hashes", "-r", str(ROOT / f"requirements/{lock}.txt")]
+    command += [
+        *(f"--platform=manylinux{kind}_{machine}" for kind in kinds),
+        "--require-hashes",
+        "-r",
+        str(ROOT / f"requirements/{lock}.txt"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
