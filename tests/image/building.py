@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 VERSION = "0.1.0"
-DEBIAN = "localhost/debian:test"
+DEBIAN, BARE = "localhost/debian:test", "localhost/bare:test"
 IMAGES = {"agent": "metaproxy", "redirect": "metaproxy-redirect"}
 """The targets of the Dockerfile and the names of what they make."""
 
@@ -112,10 +112,26 @@ class Store:
         container = self.buildah("from", "scratch")
         self.buildah("add", "--quiet", container, str(debian()), "/")
         self.buildah("commit", "--quiet", "--rm", container, DEBIAN)
-        volume = f"{pip_settings(self.folder / 'pip')}:/etc/xdg/pip:ro"
-        arguments = f"--isolation chroot --layers --build-arg DEBIAN={DEBIAN} --volume {volume}"
-        run("make", "image", f"BUILDER={' '.join(self.words)}", f"ARGS={arguments}")
+        pip_settings(self.folder / "pip")
+        run("make", "image", f"BUILDER={' '.join(self.words)}", f"ARGS={' '.join(self._arguments)}")
         return {target: Image(self, f"localhost/{name}:{VERSION}") for target, name in IMAGES.items()}
+
+    def build_bare(self) -> "Image":
+        """The agent's image on a runtime without a shell and without Debian's tools, made of the first stage."""
+        self.buildah("build", "--target", "python", "--tag", BARE, *self._arguments, str(ROOT))
+        container = self.buildah("from", "--pull-never", BARE)
+        root = Path(self.buildah("mount", container))
+        for name in ("bash", "dash", "sh", "apt-get", "dpkg", "perl"):
+            (root / "usr/bin" / name).unlink()
+        self.buildah("commit", "--quiet", "--rm", container, BARE)
+        arguments = ("--build-arg", f"RUNTIME={BARE}", *self._arguments)
+        run("make", "image-agent", "VERSION=bare", f"BUILDER={' '.join(self.words)}", f"ARGS={' '.join(arguments)}")
+        return Image(self, "localhost/metaproxy:bare")
+
+    @property
+    def _arguments(self) -> tuple[str, ...]:
+        volume = f"{self.folder / 'pip'}:/etc/xdg/pip:ro"
+        return ("--isolation", "chroot", "--layers", "--build-arg", f"DEBIAN={DEBIAN}", "--volume", volume)
 
     def close(self) -> None:
         """Unmount everything; the folder can go."""

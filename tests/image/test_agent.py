@@ -1,4 +1,4 @@
-"""The agent's image at work: its own user, no capability, nothing that can be written to, and pods that are answered."""
+"""The agent's image at work: its own user, no capability, nothing to write to, and pods that are answered."""
 
 import asyncio
 import json
@@ -136,6 +136,15 @@ async def test_it_has_no_power(contained: ContainedAgent) -> None:
     assert status["NoNewPrivs"] == "1"
     _, command = await contained.execute("cat", "/proc/1/cmdline")
     assert command.split("\0")[1:3] == ["/opt/metaproxy/bin/metaproxy", "run"]
+
+
+async def test_it_runs_on_what_has_no_shell(images: dict[str, Image], tmp_path: Path) -> None:
+    """A runtime of the operator's own: it takes the same Python and nothing else of Debian's."""
+    bare = await asyncio.to_thread(images["agent"].store.build_bare)
+    assert not (bare.root / "bin/sh").exists()
+    done = await asyncio.to_thread(Container(image=bare, folder=tmp_path, arguments=("config",)).run)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# ")
 
 
 async def test_it_compiles_nothing_at_its_start(contained: ContainedAgent) -> None:

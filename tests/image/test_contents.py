@@ -117,7 +117,7 @@ def test_how_they_are_run(images: dict[str, Image]) -> None:
 
 def test_what_they_say_of_themselves(images: dict[str, Image]) -> None:
     """OCI's labels: the version is the program's, the revision and the time are the commit's."""
-    assert VERSION == metaproxy.__version__
+    assert metaproxy.__version__ == VERSION
     for target, image in images.items():
         labels = {
             name.removeprefix("org.opencontainers.image."): value
