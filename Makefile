@@ -6,12 +6,17 @@ STAMP := $(VENV)/.installed
 PURE := addresses awschecks budget caller carriers clusterfacts compat credentials doctorchecks entitlements errors eventobjects findings handoverstate iamdocuments iamformats imds loglimit migration neighbours netlink nodechecks objects peers policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles status statuspage statusview ties tokens trust typedjson watchlines wording
 # What works on a node alone: covered by the tests in network namespaces.
 NODE := redirect redirectcommands redirectneighbours redirectnode
+# What builds images (docker, podman or buildah), and what is told of them in their labels.
+BUILDER ?= docker
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' metaproxy/__init__.py)
+REVISION = $(shell git rev-parse HEAD)
+CREATED = $(shell git log -1 --format=%cI)
 comma := ,
 empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-network test-browser test-chart conformance conformance-latest lint bench check docs lock clean
+.PHONY: help venv demo test test-all test-network test-browser test-chart test-image conformance conformance-latest image image-agent image-redirect lint bench check docs lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +63,17 @@ conformance: $(STAMP) ## every SDK and tool in every situation against a real ag
 conformance-latest: $(STAMP) ## the same with the newest versions of the clients
 	$(BIN)/python -m tests.conformance --latest $(ARGS)
 
+image: image-agent image-redirect ## build both container images (BUILDER=docker, podman or buildah; ARGS for it)
+
+image-agent: IMAGE := metaproxy
+image-redirect: IMAGE := metaproxy-redirect
+image-agent image-redirect: image-%:
+	$(BUILDER) build --target $* --tag $(IMAGE):$(VERSION) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(ARGS) .
+
+test-image: $(STAMP) ## the tests of the container images (root, buildah, mmdebstrap, crun)
+	$(BIN)/python -m pytest tests/image $(ARGS)
+
 lint: $(STAMP) ## style, types, layers, generated documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,8 +94,10 @@ check: lint ## everything that must be green
 
 lock: ## resolve the dependencies anew, with hashes (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml -o requirements/run.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/build.in \
+		-c requirements/run.txt -o requirements/build.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml requirements/build.in \
-		--extra demo --group test --group lint -c requirements/run.txt -o requirements/dev.txt
+		--extra demo --group test --group lint -c requirements/run.txt -c requirements/build.txt -o requirements/dev.txt
 
 clean: ## remove what the commands made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -68,6 +68,16 @@ TOOLS = {
 BROWSER = ("chromium", "fonts-dejavu-core")
 """The Debian packages of the browser suite: letters too, or the page's signs would be boxes."""
 
+IMAGE_TOOLS = {
+    "buildah": "buildah",
+    "crun": "crun",
+    "ip": "iproute2",
+    "mmdebstrap": "mmdebstrap",
+    "nft": "nftables",
+    "unshare": "util-linux",
+}
+"""Tools of the image suite, and the Debian packages that have them."""
+
 
 def no_network() -> str:
     """Why network namespaces cannot be made and looked into here; empty when they can.
@@ -76,12 +86,20 @@ def no_network() -> str:
     """
     if os.geteuid() != 0:
         return "it needs root, to make network namespaces"
-    if (missing := _missing_tools()) and (why := _installed("network", {TOOLS[tool] for tool in missing})):
+    if why := _without("network", TOOLS):
         return why
-    if missing := _missing_tools():
-        return f"not installed: {', '.join(missing)}"
     done = subprocess.run(["unshare", "-n", "true"], capture_output=True, text=True, check=False)
     return f"network namespaces cannot be made: {done.stderr.strip()}" if done.returncode else ""
+
+
+def no_images() -> str:
+    """Why container images cannot be built and run here; empty when they can. Installs as `no_network` does."""
+    if os.geteuid() != 0:
+        return "it needs root, to mount images and to make namespaces"
+    if why := _without("image", IMAGE_TOOLS):
+        return why
+    done = subprocess.run(["unshare", "-m", "-n", "true"], capture_output=True, text=True, check=False)
+    return f"namespaces cannot be made: {done.stderr.strip()}" if done.returncode else ""
 
 
 def no_browser() -> str:
@@ -109,8 +127,16 @@ def _installed(suite: str, packages: Collection[str]) -> str:
     return ""
 
 
-def _missing_tools() -> list[str]:
-    return [tool for tool in TOOLS if shutil.which(tool) is None]
+def _without(suite: str, tools: Mapping[str, str]) -> str:
+    """Which tools are missing even after what is missing was installed, or why it could not be; empty when none."""
+    if (missing := _missing(tools)) and (why := _installed(suite, {tools[tool] for tool in missing})):
+        return why
+    missing = _missing(tools)
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+def _missing(tools: Mapping[str, str]) -> list[str]:
+    return [tool for tool in tools if shutil.which(tool) is None]
 
 
 def no_chart() -> str:
@@ -132,6 +158,24 @@ SUITES = (
         obstacle=no_network,
     ),
     Suite(
+        name="conformance",
+        needs="root and namespaces as network does; it installs each toolchain's clients itself, once",
+        command=("make", "--no-print-directory", "conformance"),
+        obstacle=no_network,
+    ),
+    Suite(
+        name="image",
+        needs="root, the package index, and " + ", ".join(IMAGE_TOOLS),
+        command=("make", "--no-print-directory", "test-image"),
+        obstacle=no_images,
+    ),
+    Suite(
+        name="chart",
+        needs="Go, to build helm and the API server once, and what the network suite needs",
+        command=("make", "--no-print-directory", "test-chart"),
+        obstacle=no_chart,
+    ),
+    Suite(
         name="cluster",
         needs="Go, to build a real API server with etcd once (minutes, 3 GB of disk)",
         command=(sys.executable, "-m", "pytest", "tests/cluster"),
@@ -142,18 +186,6 @@ SUITES = (
         needs="Chromium",
         command=("make", "--no-print-directory", "test-browser"),
         obstacle=no_browser,
-    ),
-    Suite(
-        name="chart",
-        needs="Go, to build helm and the API server once, and what the network suite needs",
-        command=("make", "--no-print-directory", "test-chart"),
-        obstacle=no_chart,
-    ),
-    Suite(
-        name="conformance",
-        needs="root and namespaces as network does; it installs each toolchain's clients itself, once",
-        command=("make", "--no-print-directory", "conformance"),
-        obstacle=no_network,
     ),
 )
 

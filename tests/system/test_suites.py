@@ -96,6 +96,7 @@ def test_network_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else than root is told so, and nothing is installed."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "needs root" in test_all.no_network()
+    assert "needs root" in test_all.no_images()
 
 
 def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +104,7 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("PATH", "/nowhere")
     assert test_all.no_network() == "not installed: conntrack, curl, ip, iptables, nft, unshare"
+    assert test_all.no_images() == "not installed: buildah, crun, ip, mmdebstrap, nft, unshare"
 
 
 def test_missing_tools_are_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
