@@ -201,6 +201,7 @@ class Broker:
         return held
 
     async def _wait(self, entry: _Entry, deadline: float) -> Credentials:
+        self._hurry(entry, deadline)
         self._wake.set()
         while (held := self._usable(entry)) is None:
             news = entry.news
@@ -214,6 +215,18 @@ class Broker:
                     raise entry.failure.again() from None
                 raise StsPending("STS has not answered yet", remedy="ask again: the answer is kept") from None
         return held
+
+    def _hurry(self, entry: _Entry, deadline: float) -> None:
+        """Somebody waits now, and not as long as the pause: the second try comes as soon as if they had seen the first.
+
+        Only that one, and only of a failure that may pass: an early 503 breaks clients that never ask again.
+        """
+        if entry.failures == 1 and entry.failure is not None and entry.failure.retryable and entry.retry_at >= deadline:
+            entry.retry_at = asyncio.get_running_loop().time() + self._quick()
+
+    def _quick(self) -> float:
+        earliest, latest = QUICK_RETRY
+        return earliest + (latest - earliest) * self._chance()
 
     def state(self, call: AssumeRole) -> State:
         """What is held of the call."""
@@ -276,6 +289,7 @@ class Broker:
                 serve_in=entry.serve_by - now if credentials else 0.0,
                 failure=None if entry.failure is None else _told(entry.failure),
                 failures=entry.failures,
+                failing=now - entry.failing_since if entry.failure else 0.0,
                 retry_in=max(0.0, entry.retry_at - now) if entry.failure else 0.0,
             )
             for entry in self._entries.values()
@@ -298,6 +312,7 @@ class Broker:
                 entry.serve_by = now + min(one.serve_in, credentials.expires - LAST_SERVED - wall)
             entry.failure = failure_of(one.failure) if one.failure is not None else None
             entry.failures, entry.retry_at = one.failures, now + one.retry_in
+            entry.failing_since = now - one.failing
             entry.tell()
         self._wake.set()
 
@@ -391,8 +406,7 @@ class Broker:
         except IssueError as failure:
             if not (failure.retryable and entry.waiters and entry.failures == 0):
                 raise
-        earliest, latest = QUICK_RETRY
-        await asyncio.sleep(earliest + (latest - earliest) * self._chance())
+        await asyncio.sleep(self._quick())
         return await self._ask_once(entry.call)
 
     async def _ask_once(self, call: AssumeRole) -> Credentials:

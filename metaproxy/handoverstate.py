@@ -76,7 +76,7 @@ class Held:
     """What is held of a call: a session, a remembered failure, or both.
 
     Seconds from now: `renew_in` until the session is to be renewed, `serve_in` until it is served no more, `retry_in`
-    until STS may be asked again after the `failures` failures in a row.
+    until STS may be asked again after the `failures` failures in a row. `failing`: since how long they go on.
     """
 
     call: AssumeRole
@@ -85,6 +85,7 @@ class Held:
     serve_in: float
     failure: Failure | None
     failures: int
+    failing: float
     retry_in: float
 
 
@@ -158,7 +159,7 @@ def _check(state: State) -> None:
             _check_credentials(held.credentials, held.call)
         if held.failure is not None:
             _demand(held.failure.reason in _FAILURES and held.failures > 0, "a failure")
-        _demand(held.failures >= 0 and 0 <= held.retry_in <= LONGEST_PAUSE, "a pause")
+        _demand(held.failures >= 0 and held.failing >= 0 and 0 <= held.retry_in <= LONGEST_PAUSE, "a pause")
     _distinct((held.call for held in state.sessions), "a call")
     _check_directory(state.directory)
     _demand(min(state.newest) >= 0, "a version")

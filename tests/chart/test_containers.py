@@ -22,9 +22,7 @@ from metaproxy import events
 from metaproxy.caller import Pod
 from metaproxy.errors import Reason
 from metaproxy.events import EventRecorder
-from metaproxy.knobs import knobs
 from metaproxy.kubeclient import KubeClient
-from metaproxy.settings import Settings
 from metaproxy.telemetry import Metrics
 from tests.chart.helm import CHART, Helm, only, settings_of
 from tests.chart.kubelet import Kubelet
@@ -344,8 +342,6 @@ async def test_an_upgrade_on_one_node(world: World, tmp_path: Path) -> None:
 
     No request fails, though both want the same addresses; the former ends well.
     """
-    if "handover.socket" not in {one.key for one in knobs(Settings)}:
-        pytest.skip("this version of the agent has no handover: a surge cannot be shown")
     pod, url = own_address(), f"http://{world.address}:8181"
     answers: list[tuple[int, bytes]] = []
     await asyncio.to_thread(_annotated, world, pod)

@@ -476,7 +476,7 @@ async def test_failures_are_remembered_by_class(make: Callable[[], IssueError], 
     async with bench(delay=0.0) as b:
         b.sts.failing = make
         b.broker.want("uid", call())
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)  # later than any pause that would be cut short
         while len(b.sts.calls) <= len(pauses):
             seconds, failure = await b.took(call())
             assert type(failure) is type(make())
@@ -500,6 +500,24 @@ async def test_a_refusal_is_at_once_and_remembered() -> None:
         assert len({id(failure) for _, failure in again}) == 3, "each waiter has an exception of its own"
         assert len(b.sts.calls) == 1
         assert b.value("credentials_requests_total", result="failed") == 4
+
+
+async def test_who_comes_in_a_first_pause_is_not_sent_away() -> None:
+    """One failure before anybody asked: who comes then has the second try, not the failure; a second one is told."""
+    async with bench(delay=0.0) as b:
+        b.sts.script.extend([throttled()])
+        b.broker.want("uid", call())
+        await asyncio.sleep(0.05)
+        seconds, answer = await b.took(call())
+        assert isinstance(answer, Credentials)
+        assert seconds == pytest.approx(0.2, abs=MOMENT)
+        b.sts.script.extend([throttled(), throttled()])
+        b.broker.want("uid", call("other"))
+        await asyncio.sleep(0.05)
+        seconds, answer = await b.took(call("other"))
+        assert not isinstance(answer, Credentials)
+        again, _ = await b.took(call("other"))
+        assert (seconds, again) == (pytest.approx(0.2, abs=MOMENT), 0)
 
 
 async def test_a_held_request_sees_the_next_try() -> None:

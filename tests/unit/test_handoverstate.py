@@ -30,7 +30,9 @@ SESSION = Credentials(
     expires=1_003_600.0,
 )
 FAILURE = Failure(reason="StsDenied", message="no", remedy="ask", code="AccessDenied")
-HELD = Held(call=CALL, credentials=SESSION, renew_in=-3.5, serve_in=60.0, failure=None, failures=0, retry_in=0.0)
+HELD = Held(
+    call=CALL, credentials=SESSION, renew_in=-3.5, serve_in=60.0, failure=None, failures=0, failing=0.0, retry_in=0.0
+)
 REFUSED = Held(
     call=replace(CALL, external_id=None, source_identity="shop.web"),
     credentials=None,
@@ -38,6 +40,7 @@ REFUSED = Held(
     serve_in=0.0,
     failure=FAILURE,
     failures=2,
+    failing=25.0,
     retry_in=10.0,
 )
 BRIDGE, MAC = 1, b"\2\0\0\0\0\1"
