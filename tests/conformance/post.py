@@ -110,7 +110,7 @@ class Post:
             return
 
         async def asked() -> None:
-            with suppress(ConnectionError):
+            with suppress(OSError):  # a side that is gone, however that shows
                 while data := await reader.read(65536):
                     for line in heads.feed(data):
                         traffic.saw(line)
@@ -119,7 +119,7 @@ class Post:
                 back.write_eof()
 
         async def answered() -> None:
-            with suppress(ConnectionError):
+            with suppress(OSError):
                 while data := await there.read(65536):
                     writer.write(data)
                     await writer.drain()
