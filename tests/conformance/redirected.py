@@ -19,6 +19,8 @@ from tests.conformance.cell import REGION
 from tests.conformance.post import PROVE_AT, Traffic, listening
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client
+from tests.conformance.results import Got
+from tests.fakes.process import PATIENCE, PAUSE
 from tests.fakes.sts import FakeSts
 from tests.network.lab.node import OWN, Lab, Pod
 from tests.network.lab.processes import Process
@@ -91,7 +93,7 @@ async def _work(pod: Pod, jobs: Iterator[tuple[Client, str]], sts: FakeSts, agen
             before = len(_requests(agent, pod.addresses[family]))
             try:
                 await calls.first()
-                calls.calls[0].requests = _requests(agent, pod.addresses[family])[before:]
+                calls.calls[0].requests = await _asked(agent, pod.addresses[family], before, calls.calls[0].got)
                 await calls.again()
             finally:
                 await calls.close()
@@ -110,6 +112,17 @@ async def _proving(pod: Pod, prover: Prover, traffic: Traffic) -> AsyncIterator[
         yield
     finally:
         await runner.cleanup()
+
+
+async def _asked(agent: Process, peer: str, before: int, got: Got) -> list[str]:
+    """The requests since: the agent's word of the last comes a moment after its answer."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE
+    while True:
+        requests = _requests(agent, peer)[before:]
+        if got is not Got.CREDENTIALS or "GET credentials 200" in requests or loop.time() >= end:
+            return requests
+        await asyncio.sleep(PAUSE)
 
 
 def _requests(agent: Process, peer: str) -> list[str]:
