@@ -104,8 +104,8 @@ class Point:
 
     `last` is the last carrier that was seen and not lost: `sight`, unless a bridge has forgotten it. `loss` numbers the
     last loss, 0 is none; `fence` is None until a read that began after it is there, and `proof` is what the kubelet had
-    said of each pod in that. `stale`: who claimed the address at the loss. `anonymous`: nobody knows whose it was. An owner
-    (`uid`) that left a common device is not broken, but `tied` to nothing.
+    said of each pod in that. `stale`: who claimed the address at the loss. `anonymous`: nobody knows whose it was. An
+    owner (`uid`) that left a common device is not broken, but `tied` to nothing.
     """
 
     sight: Carrier | None = None
@@ -281,7 +281,7 @@ class Ties(Generic[ClaimT]):
             concerned |= self._move(address, point, sight)
             last = point.last
             if last is not None and _differs(last, sight):
-                if sight == point.tied:
+                if sight is not None and sight == point.tied:
                     self.moved.add(address)
                 else:
                     self._leave(address, point)
