@@ -251,7 +251,7 @@ class Ties(Generic[ClaimT]):
                 return {address}
             point = self._points[address] = Point()
         if gone is not None and gone.uid == point.uid:
-            self._end(point, gone, version)
+            self._end(address, point, gone, version)
         if self._is_common(point.sight) and not self._is_crowded(point.sight):
             self._common.discard((point.sight.link, point.sight.born))
         concerned = {address, *self._beside(point.sight), *self._beside(point.tied), *self._unsettled}
@@ -372,11 +372,16 @@ class Ties(Generic[ClaimT]):
         point.uid, point.tied, point.broken, point.anonymous = claim.uid, point.sight, False, False
         return [claim]
 
-    def _end(self, point: Point, claim: ClaimT, version: int) -> None:
+    def _end(self, address: str, point: Point, claim: ClaimT, version: int) -> None:
         """The owner's claim is over by the source's word, whatever the kernel still shows."""
         if not point.broken:
-            point.loss, point.fence, point.broken = self._number(), version, True
-            point.stale, point.proof = set(), {claim.uid: claim.observed}
+            # Who had lost the address to this one does not get it back by that.
+            claims = self._claims(address)
+            lost = {each.uid for each in claims if each.uid in point.stale and not _counts(point, each)}
+            point.loss, point.broken = self._number(), True
+            point.fence = None if point.fence is None else max(point.fence, version)
+            proof = {uid: said for uid, said in point.proof.items() if uid in lost}
+            point.stale, point.proof = lost, {**proof, claim.uid: claim.observed}
         point.stale.add(claim.uid)
 
     def _leave(self, address: str, point: Point) -> None:

@@ -179,6 +179,23 @@ def test_a_claim_that_ends_is_newer_word() -> None:
     assert bench.see(A, OTHER) == "q"
 
 
+def test_who_lost_an_address_does_not_get_it_back_by_its_successors_end() -> None:
+    """The successor is deleted by force and may still run, while the loser has not been deleted yet."""
+    bench = tied()
+    bench.see(A, OTHER)
+    bench.claim(A, Pod("p"), Pod("q", 3))
+    bench.read(10, p="first", q="first")
+    assert bench.judged() == "q"
+    assert bench.claim(A, Pod("p"), gone=Pod("q"), version=9) == Why.LOST
+    assert bench.claim(A, Pod("p", 12)) == Why.LOST, "a label"
+    assert bench.claim(A, Pod("p", 13, observed="second")) == "p"
+    bench.see(A, None)
+    bench.see(A, OTHER)
+    assert bench.claim(A, Pod("r", 14), gone=Pod("p"), version=14) == Why.LOST, "that word may be older than the loss"
+    bench.read(15, r="first")
+    assert bench.judged() == "r"
+
+
 def test_files_are_their_authors_word() -> None:
     """Without versions a changed file says again whose the address is."""
     bench = tied()

@@ -286,6 +286,13 @@ class World:
             self.version += 1
             self.events.append(("DELETED", self.api.pop(uid), self.version))
 
+    def force(self, uid: str) -> None:
+        """It is deleted by force: the API server has it no more, and it still runs."""
+        thief = self.holders[THIEF]
+        if uid in self.api and thief is not None and uid != thief.uid:
+            self.version += 1
+            self.events.append(("DELETED", self.api.pop(uid), self.version))
+
     def deliver(self) -> None:
         """The watch tells what is next."""
         if self.events:
@@ -339,6 +346,9 @@ class World:
         self.dump()
         for uid in list(self.api):
             self.delete(uid)
+        for address, living in list(self.holders.items()):
+            if living is not None and living.uid not in self.api:
+                self.die(address)
         for address in self.holders:
             self.begin(address)
             self.resolve(address)
