@@ -1,5 +1,6 @@
 """The rule by which claims to an address count, one case at a time; `test_witnessed` holds the whole to the truth."""
 
+import random
 from dataclasses import dataclass, replace
 
 import pytest
@@ -477,6 +478,67 @@ def test_two_that_claim_one_address_when_a_common_device_goes() -> None:
     assert bench.see(A, None) == Why.LOST
     bench.read(9, p="first", r="first")
     assert bench.see(A, OTHER) == Why.LOST
+
+
+class Gateways:
+    """A node whose pods are all behind two devices off bridges, each with two that stay and some that come and go."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance, self.bench, self.births = chance, Bench(), 2
+        self.devices = {1: 1, 2: 2}
+        self.places = {f"10.0.{device}.{n}": device for device in (1, 2) for n in (1, 2)}
+        self.guests = [f"10.0.9.{n}" for n in range(4)]
+        self.places |= dict.fromkeys(self.guests, 1)
+        for number, address in enumerate(self.places):
+            self.bench.claim(address, Pod(f"first{number}"))
+        for address in self.places:
+            self.show(address)
+
+    def show(self, address: str, *, gone: bool = False) -> None:
+        """Its route is there, or gone; what that concerns is judged."""
+        device = self.places[address]
+        sight = None if gone else Carrier(link=device, born=self.devices[device])
+        for each in self.bench.ties.saw({address: sight}):
+            self.bench.judged(each)
+
+    def step(self, number: int) -> None:
+        """One of the things that happen."""
+        address = self.chance.choice(self.guests)
+        what = self.chance.choice(["successor", "move", "flap", "anew", "overrun"])
+        if what == "successor":
+            (former,) = self.bench.claims[address]
+            successor = Pod(f"pod{number}", number)
+            self.bench.claim(address, former, successor)
+            self.bench.claim(address, successor, gone=former, version=number)
+        elif what == "anew":
+            device = self.chance.choice((1, 2))
+            there = [each for each, place in self.places.items() if place == device]
+            for each in self.chance.sample(there, len(there)):
+                self.show(each, gone=True)
+            if self.chance.random() < 0.5:
+                self.bench.ties.died((device, self.devices[device]))
+                self.births += 1
+                self.devices[device] = self.births
+            for each in there:
+                self.show(each)
+        else:
+            self.bench.ties.blinded(what == "overrun")
+            if what == "move":
+                self.places[address] = self.chance.choice((1, 2))
+            else:
+                self.show(address, gone=True)
+            self.show(address)
+            self.bench.ties.blinded(False)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_behind_common_devices_everybody_has_what_the_source_says(seed: int) -> None:
+    """At once, without any read, whatever happens to their routes and devices, and to words of the kernel."""
+    node = Gateways(random.Random(seed))
+    for number in range(1, 200):
+        node.step(number)
+        for address, (pod,) in node.bench.claims.items():
+            assert node.bench.judged(address) == pod.uid
 
 
 @pytest.mark.parametrize("last", ["p", "q"])
