@@ -27,8 +27,15 @@ that word. Claims without version are files, whose author's newest word always c
 
 A bridge forgets: that a neighbour or a port is not known at the moment is no loss, but nobody is the owner meanwhile.
 It is asked for before a connection from there can be made. Two pods' addresses behind one port of a bridge have no
-owners while that lasts. Where no carrier is seen at an address, or one device carries several pods off bridges, nothing
-is changed: claims decide alone.
+owners while that lasts. Where no carrier is seen at an address nothing is changed: claims decide alone.
+
+Common devices
+--------------
+Off bridges one device may carry several pods. It is *common* from when claims of different pods count at its addresses
+until the source says of any of these that it is otherwise. That an address leaves it is no loss then: who had it there
+has it wherever it is seen next, or nowhere. So claims decide alone. But only claims that count make a device common,
+and only they have a say there: two that were lost, at the addresses of one successor, are no two pods. And routes alone
+do not end it, because they go one by one when such a device is made anew.
 
 Ports of a bridge
 -----------------
@@ -46,7 +53,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeGuard, TypeVar
 
 from metaproxy.carriers import Carrier, Device
 
@@ -97,7 +104,8 @@ class Point:
 
     `last` is the last carrier that was seen and not lost: `sight`, unless a bridge has forgotten it. `loss` numbers the
     last loss, 0 is none; `fence` is None until a read that began after it is there, and `proof` is what the kubelet had
-    said of each pod in that. `stale`: who claimed the address at the loss. `anonymous`: nobody knows whose it was.
+    said of each pod in that. `stale`: who claimed the address at the loss. `anonymous`: nobody knows whose it was. An
+    owner (`uid`) that left a common device is not broken, but `tied` to nothing.
     """
 
     sight: Carrier | None = None
@@ -179,8 +187,8 @@ class Ties(Generic[ClaimT]):
         counts = {"tied": 0, "withdrawn": 0, "unseen": 0}
         for address, point in self._points.items():
             if address not in self._idle:
-                tied = point.tied is not None and not point.broken
-                lost = point.broken or (point.sight is not None and point.sight.device not in self._common)
+                tied = point.tied is not None and not point.broken and not self._is_common(point.tied)
+                lost = point.broken or (point.sight is not None and not self._is_common(point.sight))
                 counts["tied" if tied else "withdrawn" if lost else "unseen"] += 1
         return counts
 
@@ -228,7 +236,7 @@ class Ties(Generic[ClaimT]):
         if self._heard and not blind:
             for address, point in self._points.items():
                 # Whoever comes there may have come and gone meanwhile.
-                if point.loss and (point.broken or point.tied is None):
+                if point.loss and (point.broken or not point.uid):
                     last, point.anonymous = point.last, True
                     self._lose(address, point)
                     point.last = last
@@ -243,7 +251,9 @@ class Ties(Generic[ClaimT]):
                 return {address}
             point = self._points[address] = Point()
         if gone is not None and gone.uid == point.uid:
-            self._end(point, gone, version)
+            self._end(address, point, gone, version)
+        if self._is_common(point.sight) and not self._is_crowded(point.sight):
+            self._common.discard((point.sight.link, point.sight.born))
         concerned = {address, *self._beside(point.sight), *self._beside(point.tied), *self._unsettled}
         if claims:
             self._idle.pop(address, None)
@@ -271,12 +281,10 @@ class Ties(Generic[ClaimT]):
             concerned |= self._move(address, point, sight)
             last = point.last
             if last is not None and _differs(last, sight):
-                if last.device in self._common:
-                    point.last = None
-                elif sight == point.tied:
+                if sight is not None and sight == point.tied:
                     self.moved.add(address)
                 else:
-                    self._lose(address, point)
+                    self._leave(address, point)
             if sight is not None and sight.device is not None:
                 point.broken = point.broken and sight != point.tied
                 point.last = sight
@@ -293,10 +301,7 @@ class Ties(Generic[ClaimT]):
         for address, point in self._points.items():
             if point.last is not None and point.last.device == device:
                 concerned.add(address)
-                if device in self._common:
-                    point.last = None
-                else:
-                    self._lose(address, point)
+                self._leave(address, point)
         self._common.discard(device)
         return concerned
 
@@ -343,12 +348,11 @@ class Ties(Generic[ClaimT]):
             return _best(claims)
         if self._blind and not (self._heard and point.tied is None and point.sight is None):
             return Why.BLIND
-        if point.sight is not None and self._several(address, point.sight, claims):
-            if point.sight.bridge:
+        if point.sight is not None and point.sight.bridge:
+            if self._several(address, point.sight, claims):
                 return Why.SHARED
-            self._untie(point.sight)
-        if point.sight is not None and point.sight.device in self._common:
-            return _best(claims)
+        elif point.sight is not None and not self._is_common(point.sight) and self._is_crowded(point.sight):
+            self._common.add((point.sight.link, point.sight.born))
         best = _best([claim for claim in claims if _counts(point, claim)])
         if not best:
             return Why.LOST
@@ -356,28 +360,43 @@ class Ties(Generic[ClaimT]):
 
     def _tied(self, address: str, point: Point, claim: ClaimT) -> list[ClaimT] | Why:
         if point.sight is None:
-            # Never a carrier: no network that shows any. Else one is awaited.
-            return [claim] if point.tied is None and not point.loss else Why.UNRESOLVED
+            # Never a carrier of its own: no network that shows any. Else one is awaited.
+            own = point.tied is not None or (point.loss and claim.uid != point.uid)
+            return Why.UNRESOLVED if own else [claim]
         if point.sight.device is None:
             return Why.UNRESOLVED
-        if claim.uid == point.uid and not point.broken:
+        if claim.uid == point.uid and point.tied is not None and not point.broken:
             return [claim]
         if point.sight.bridge and (why := self._port(address, point.sight, point.sight.device, claim)) is not None:
             return why
         point.uid, point.tied, point.broken, point.anonymous = claim.uid, point.sight, False, False
         return [claim]
 
-    def _end(self, point: Point, claim: ClaimT, version: int) -> None:
+    def _end(self, address: str, point: Point, claim: ClaimT, version: int) -> None:
         """The owner's claim is over by the source's word, whatever the kernel still shows."""
         if not point.broken:
-            point.loss, point.fence, point.broken = self._number(), version, True
-            point.stale, point.proof = set(), {claim.uid: claim.observed}
+            # Who had lost the address to this one does not get it back by that.
+            claims = self._claims(address)
+            lost = {each.uid for each in claims if each.uid in point.stale and not _counts(point, each)}
+            point.loss, point.broken = self._number(), True
+            point.fence = None if point.fence is None else max(point.fence, version)
+            proof = {uid: said for uid, said in point.proof.items() if uid in lost}
+            point.stale, point.proof = lost, {**proof, claim.uid: claim.observed}
         point.stale.add(claim.uid)
+
+    def _leave(self, address: str, point: Point) -> None:
+        """The address is not where it was last: a loss, unless that is a common device."""
+        if not self._is_common(point.last):
+            self._lose(address, point)
+            return
+        if point.tied == point.last and not point.broken:
+            point.tied = None
+        point.last = None
 
     def _lose(self, address: str, point: Point) -> None:
         self.moved.add(address)
         point.anonymous |= point.last != point.tied
-        point.last, point.broken = None, point.tied is not None
+        point.last, point.broken = None, point.uid != ""
         point.loss, point.fence = self._number(), None
         point.stale, point.proof = {claim.uid for claim in self._claims(address)}, {}
 
@@ -385,13 +404,18 @@ class Ties(Generic[ClaimT]):
         self.losses += 1
         return self.losses
 
-    def _untie(self, sight: Carrier) -> None:
-        """A device off bridges carries several pods: it tells nobody from anybody."""
-        self._common.add((sight.link, sight.born))
-        for address in self._beside(sight):
-            point = self._points[address]
-            if point.tied == sight:
-                point.uid, point.tied, point.broken = "", None, False
+    def _is_common(self, carrier: Carrier | None) -> TypeGuard[Carrier]:
+        """Whether it is a device off bridges that tells nobody from anybody."""
+        return carrier is not None and not carrier.bridge and carrier.device in self._common
+
+    def _is_crowded(self, sight: Carrier) -> bool:
+        """Whether no pod has a claim that counts at each address of the device at which one does."""
+        pods = [
+            {claim.uid for claim in self._claims(address) if _counts(self._points[address], claim)}
+            for address in self._beside(sight)
+        ]
+        there = [each for each in pods if each]
+        return bool(there) and not set.intersection(*there)
 
     def _beside(self, sight: Carrier | None) -> set[str]:
         """The addresses at that device now."""

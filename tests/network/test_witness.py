@@ -326,6 +326,53 @@ def test_a_dead_pods_successor_is_not_taken_for_it(tmp_path: Path, wired: type) 
         assert [said(second, family) for family in FAMILIES] == [second.role] * 2
 
 
+def test_the_successor_of_two_dead_pods_is_taken_for_neither(tmp_path: Path) -> None:
+    """It has the IPv4 address of one and the IPv6 address of the other, and the API server still has both."""
+    with node(tmp_path) as world:
+        dead = [routed(world.lab, f"dead{n}", f"10.244.9.{n}", f"fd44:9::{n}") for n in (1, 2)]
+        for pod in dead:
+            world.knows(pod)
+            for family in FAMILIES:
+                until(lambda pod=pod, family=family: said(pod, family) == pod.role)  # type: ignore[misc]
+        for pod in dead:
+            world.gone(pod)
+        addresses = ("10.244.9.1", "fd44:9::2")
+        successor = routed(world.lab, "successor", *addresses)
+        assert [{said(successor, family) for _ in range(20)} for family in FAMILIES] == [{""}, {""}]
+        world.knows(successor)
+        for family in FAMILIES:
+            until(lambda family=family: said(successor, family, patience=2.0) == successor.role)  # type: ignore[misc]
+        for pod in dead:
+            world.kube.do(lambda api, pod=pod: api.delete_pod("shop", pod.style))  # type: ignore[misc]
+        # What was thought of its device while the dead were known is over: nor is it another's former self.
+        world.gone(successor)
+        heir = routed(world.lab, "heir", *addresses)
+        assert [{said(heir, family) for _ in range(20)} for family in FAMILIES] == [{""}, {""}]
+        world.knows(heir)
+        for family in FAMILIES:
+            until(lambda family=family: said(heir, family, patience=2.0) == heir.role)  # type: ignore[misc]
+
+
+def test_pods_behind_one_device_outlive_it(tmp_path: Path) -> None:
+    """Routed to one device off bridges they are whom the API server says, when it is made anew too."""
+    with node(tmp_path) as world:
+        pods = {name: (f"10.244.9.{n}", f"fd44:9::{n}") for n, name in enumerate(("one", "two"), 1)}
+        for name, addresses in pods.items():
+            world.kube.create(name)
+            world.kube.addressed(name, *addresses)
+        for number in range(3):
+            shared = routed(world.lab, f"shared{number}", *pods["one"])
+            for address in pods["two"]:
+                nodad = "nodad" if ":" in address else ""
+                shared.namespace.shell(f"ip addr add {address} dev eth0 {nodad}")
+                world.lab.node.shell(f"ip route add {address} dev {shared.link}")
+            for name, addresses in pods.items():
+                for family, address in zip(FAMILIES, addresses, strict=True):
+                    asked = partial(said, shared, family, source=address, patience=2.0)
+                    until(lambda asked=asked, name=name: asked() == f"role-{name}")  # type: ignore[misc]
+            world.gone(shared)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_bridge_forgets_comes_back(tmp_path: Path, family: int) -> None:
     """An idle pod's port and neighbour entry age out, and once it did not answer either: its requests are answered."""

@@ -1,6 +1,7 @@
 """The rule by which claims to an address count, one case at a time; `test_witnessed` holds the whole to the truth."""
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -179,6 +180,23 @@ def test_a_claim_that_ends_is_newer_word() -> None:
     assert bench.see(A, OTHER) == "q"
 
 
+def test_who_lost_an_address_does_not_get_it_back_by_its_successors_end() -> None:
+    """The successor is deleted by force and may still run, while the loser has not been deleted yet."""
+    bench = tied()
+    bench.see(A, OTHER)
+    bench.claim(A, Pod("p"), Pod("q", 3))
+    bench.read(10, p="first", q="first")
+    assert bench.judged() == "q"
+    assert bench.claim(A, Pod("p"), gone=Pod("q"), version=9) == Why.LOST
+    assert bench.claim(A, Pod("p", 12)) == Why.LOST, "a label"
+    assert bench.claim(A, Pod("p", 13, observed="second")) == "p"
+    bench.see(A, None)
+    bench.see(A, OTHER)
+    assert bench.claim(A, Pod("r", 14), gone=Pod("p"), version=14) == Why.LOST, "that word may be older than the loss"
+    bench.read(15, r="first")
+    assert bench.judged() == "r"
+
+
 def test_files_are_their_authors_word() -> None:
     """Without versions a changed file says again whose the address is."""
     bench = tied()
@@ -345,7 +363,7 @@ def test_a_pods_addresses_share_its_port() -> None:
 
 
 def test_one_device_for_many_pods_changes_nothing() -> None:
-    """Off bridges: whoever was tied to it is not any more, and that it goes is no loss."""
+    """Off bridges: claims decide alone, and that it goes is no loss."""
     bench = tied()
     assert bench.claim(B, Pod("q")) == "q"
     assert bench.see(B, VETH) == "q"
@@ -364,6 +382,209 @@ def test_one_device_for_many_pods_changes_nothing() -> None:
     bench.ties.saw({B: None})
     assert (bench.judged(B), bench.ties.losses) == ("q", 1)
     assert bench.ties._common == set()
+
+
+def test_lost_claims_make_no_device_common() -> None:
+    """Two dead pods, whose addresses of two families one successor has: it is nobody until there is word of it."""
+    bench = tied()
+    bench.claim(B, Pod("q"))
+    assert bench.see(B, OTHER) == "q"
+    bench.ties.saw({A: None, B: None})
+    new = Carrier(link=9, born=3)
+    bench.ties.saw({A: new, B: new})
+    assert (bench.judged(A), bench.judged(B)) == (Why.LOST, Why.LOST)
+    assert bench.ties._common == set()
+    bench.read(9, p="first", q="first")
+    for address, dead in ((A, "p"), (B, "q")):
+        bench.claim(address, Pod(dead), Pod("successor", 10))
+    assert (bench.judged(A), bench.judged(B)) == ("successor", "successor")
+    bench.ties.saw({A: None, B: None})
+    assert bench.see(A, VETH) == Why.LOST
+
+
+def test_nor_does_a_lost_claim_count_on_a_common_device() -> None:
+    """Others are there by right; who lost an address that is there now is not."""
+    bench = tied(OTHER)
+    for address, uid in ((B, "q"), (C, "r")):
+        bench.claim(address, Pod(uid))
+        bench.ties.saw({address: VETH})
+    assert (bench.judged(B), bench.judged(C)) == ("q", "r")
+    assert bench.see(A, VETH) == Why.LOST
+    assert bench.ties.states() == {"tied": 0, "withdrawn": 1, "unseen": 2}
+    bench.ties.moved.clear()
+    assert bench.see(A, OTHER) == "p", "it is back at its own"
+    assert bench.ties.moved == {A}, "and who came from the common one is cut off"
+
+
+def common() -> Bench:
+    """Two pods of one device off bridges."""
+    bench = tied()
+    bench.claim(B, Pod("q"))
+    bench.see(B, VETH)
+    assert bench.ties._common == {(7, 1)}
+    return bench
+
+
+def test_a_common_device_that_is_made_anew_locks_nobody_out() -> None:
+    """Its routes go one by one, or it dies; in another life, or another device, everybody has their own at once."""
+    for dies in (False, True):
+        bench = common()
+        for number in range(2, 6):
+            for address in (A, B):
+                bench.ties.saw({address: None})
+                assert (bench.judged(A), bench.judged(B)) == ("p", "q")
+            if dies:
+                bench.ties.died((7, number - 1))
+            again = Carrier(link=7, born=number)
+            for address in (A, B):
+                bench.ties.saw({address: again})
+                assert (bench.judged(A), bench.judged(B)) == ("p", "q")
+        assert bench.ties.losses == 0
+
+
+def test_who_has_lost_before_is_not_locked_out_of_a_common_device() -> None:
+    """What came back is as if it had never gone, when the device has become common and goes, and words are lost."""
+    bench = tied()
+    bench.see(A, None)
+    bench.see(A, VETH)
+    bench.read(9, p="first")
+    bench.claim(B, Pod("q"))
+    assert bench.see(B, VETH) == "q"
+    bench.ties.blinded(True)
+    bench.ties.saw({A: None, B: None})
+    bench.ties.blinded(False)
+    assert (bench.judged(A), bench.judged(B)) == ("p", "q")
+    assert bench.see(A, OTHER) == "p"
+
+
+def test_an_address_on_a_common_device_changes_hands_by_claims() -> None:
+    """As the source says it, and again; who it was before does not hinder the next."""
+    bench = common()
+    for number in range(5):
+        before, after = Pod(f"p{number}" if number else "p"), Pod(f"p{number + 1}", 10 + number)
+        assert bench.claim(A, before, after) == [before.uid, after.uid]
+        assert bench.claim(A, after, gone=before, version=20 + number) == after.uid
+        bench.ties.saw({A: None})
+        assert bench.see(A, VETH) == after.uid
+    assert not bench.ties.unproved
+
+
+def test_two_that_claim_one_address_when_a_common_device_goes() -> None:
+    """Nobody is certain, before and after; who of them ends, and is lost elsewhere, does not count for that."""
+    bench = common()
+    bench.claim(A, Pod("p"), Pod("r"))
+    bench.ties.saw({A: None})
+    assert bench.see(A, OTHER) == ["p", "r"]
+    assert bench.see(A, None) == Why.LOST
+    bench.read(9, p="first", r="first")
+    assert bench.see(A, OTHER) == Why.LOST
+
+
+class Gateways:
+    """A node whose pods are all behind two devices off bridges, each with two that stay and some that come and go."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance, self.bench, self.births = chance, Bench(), 2
+        self.devices = {1: 1, 2: 2}
+        self.places = {f"10.0.{device}.{n}": device for device in (1, 2) for n in (1, 2)}
+        self.guests = [f"10.0.9.{n}" for n in range(4)]
+        self.places |= dict.fromkeys(self.guests, 1)
+        for number, address in enumerate(self.places):
+            self.bench.claim(address, Pod(f"first{number}"))
+        for address in self.places:
+            self.show(address)
+
+    def show(self, address: str, *, gone: bool = False) -> None:
+        """Its route is there, or gone; what that concerns is judged."""
+        device = self.places[address]
+        sight = None if gone else Carrier(link=device, born=self.devices[device])
+        for each in self.bench.ties.saw({address: sight}):
+            self.bench.judged(each)
+
+    def step(self, number: int) -> None:
+        """One of the things that happen."""
+        address = self.chance.choice(self.guests)
+        what = self.chance.choice(["successor", "move", "flap", "anew", "overrun"])
+        if what == "successor":
+            (former,) = self.bench.claims[address]
+            successor = Pod(f"pod{number}", number)
+            self.bench.claim(address, former, successor)
+            self.bench.claim(address, successor, gone=former, version=number)
+        elif what == "anew":
+            device = self.chance.choice((1, 2))
+            there = [each for each, place in self.places.items() if place == device]
+            for each in self.chance.sample(there, len(there)):
+                self.show(each, gone=True)
+            if self.chance.random() < 0.5:
+                self.bench.ties.died((device, self.devices[device]))
+                self.births += 1
+                self.devices[device] = self.births
+            for each in there:
+                self.show(each)
+        else:
+            self.bench.ties.blinded(what == "overrun")
+            if what == "move":
+                self.places[address] = self.chance.choice((1, 2))
+            else:
+                self.show(address, gone=True)
+            self.show(address)
+            self.bench.ties.blinded(False)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_behind_common_devices_everybody_has_what_the_source_says(seed: int) -> None:
+    """At once, without any read, whatever happens to their routes and devices, and to words of the kernel."""
+    node = Gateways(random.Random(seed))
+    for number in range(1, 200):
+        node.step(number)
+        for address, (pod,) in node.bench.claims.items():
+            assert node.bench.judged(address) == pod.uid
+
+
+@pytest.mark.parametrize("last", ["p", "q"])
+def test_a_device_is_common_until_the_source_says_otherwise(last: str) -> None:
+    """Where one pod is left, or all of it was one pod's, who comes at its addresses after it is not taken for it."""
+    bench = common()
+    if last == "q":
+        bench.claim(A, gone=Pod("p"), version=5)
+    else:
+        bench.claim(B, Pod("q"), Pod("p", 4))
+        bench.claim(B, Pod("p", 4), gone=Pod("q"), version=5)
+    assert bench.ties._common == set()
+    address = B if last == "q" else A
+    assert bench.judged(address) == last
+    bench.ties.saw({A: None, B: None})
+    assert bench.see(address, OTHER) == Why.LOST
+
+
+def test_a_process_goes_on_with_common_devices() -> None:
+    """Of those at which it still has several pods: one who knew no better may have left another."""
+    bench, heir = common(), Bench(heard=False)
+    heir.claims = bench.claims
+    heir.ties.adopt(bench.ties.memory())
+    for address in (A, B):
+        heir.ties.claimed(address, None, 0)
+    heir.ties.blinded(False)
+    heir.ties.saw({A: OTHER})
+    assert (heir.judged(A), heir.judged(B), heir.ties.losses) == ("p", "q", 0)
+    alone = tied()
+    heir = Bench(heard=False)
+    heir.claims = alone.claims
+    heir.ties.adopt(replace(alone.ties.memory(), common=frozenset({(7, 1)})))
+    heir.ties.claimed(A, None, 0)
+    heir.ties.blinded(False)
+    assert heir.see(A, OTHER) == Why.LOST
+
+
+def test_a_device_that_was_common_is_none_behind_a_bridge() -> None:
+    """As its port it is judged as ports are."""
+    bench = common()
+    port = Carrier(link=7, born=1, bridge=3, hardware=MAC)
+    bench.ties.saw({A: port, B: AWAITED})
+    assert bench.judged(A) == Why.UNSETTLED
+    bench.ties.saw({B: None})
+    assert bench.judged(A) == "p"
+    assert bench.see(A, PORT2) == Why.LOST
 
 
 def test_a_kernel_that_is_not_heard_is_no_witness() -> None:

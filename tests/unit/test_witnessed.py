@@ -71,7 +71,7 @@ class WitnessMachine(RuleBasedStateMachine):
         else:
             self.world.hand_over()
 
-    @rule(what=st.sampled_from(["write", "label", "terminate", "delete"]), pick=SEED)
+    @rule(what=st.sampled_from(["write", "label", "terminate", "delete", "force"]), pick=SEED)
     def the_api_server_changes(self, what: str, pick: int) -> None:
         """One of the pods that it has."""
         if uids := list(self.world.api):
@@ -115,13 +115,13 @@ def step(world: World, chance: random.Random) -> None:
     address = chance.choice((*ADDRESSES, THIEF))
     what = chance.choice(
         ["begin", "die", "resolve", "attack"] * 8
-        + ["forget", "write", "write", "label", "terminate", "delete", "delete"]
+        + ["forget", "write", "write", "label", "terminate", "delete", "delete", "force"]
         + ["deliver"] * 8
         + ["begin_read", "end_read", "end_read", "deafen", "dump", "dump", "hand_over", "succeed"]
     )
     if what in {"begin", "die", "resolve", "attack", "forget"}:
         getattr(world, what)(address)
-    elif what in {"write", "label", "terminate", "delete"}:
+    elif what in {"write", "label", "terminate", "delete", "force"}:
         uids = list(world.api)
         if uids:
             getattr(world, what)(chance.choice(uids))

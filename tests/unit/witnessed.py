@@ -22,8 +22,12 @@ ROUTED = ("10.0.0.1", "10.0.0.2")
 BRIDGED = ("10.1.0.1", "10.1.0.2")
 TWINS = ("10.2.0.1", "10.2.0.2")
 """The other addresses of the bridged pods, in the same order: of another family, as it were."""
+OTHERS = ("10.3.0.1", "10.3.0.2")
+"""Other addresses of routed pods: of another family too, from a pool of its own, so that any two come together."""
 THIEF = "10.1.0.9"
-ADDRESSES = ROUTED + BRIDGED + TWINS
+HOSTS = ROUTED + OTHERS
+"""Addresses with a host route to a device of the pod's own."""
+ADDRESSES = HOSTS + BRIDGED + TWINS
 NOWHERE = b"\6\0\0\0\0\1"
 """A hardware address that no bridge has learnt."""
 
@@ -52,16 +56,6 @@ def written(directory: Directory, table: Table) -> bytes:
             lives=table.lives(),
         )
     )
-
-
-def first(address: str) -> str:
-    """By which of its pod's addresses that pod begins and dies."""
-    return BRIDGED[TWINS.index(address)] if address in TWINS else address
-
-
-def all_of(address: str) -> tuple[str, ...]:
-    """All addresses of the pod that is at that first one."""
-    return (address, TWINS[BRIDGED.index(address)]) if address in BRIDGED else (address,)
 
 
 def host_route(address: str, device: int, *, gone: bool = False) -> Route:
@@ -128,26 +122,35 @@ class World:
 
     def begin(self, address: str) -> None:
         """A pod starts at the address, if nobody is there, on a device of its own."""
-        address = first(address)
         if self.holders[address] is not None:
             return
+        addresses = self.given(address)
         self.changes += 1
         self.births += 1
         device = next(index for index in range(BRIDGE + 1, 100) if index not in self.devices)
         living = Living(f"pod{self.births}", device, b"\2" + self.births.to_bytes(5))
-        self.holders.update(dict.fromkeys(all_of(address), living))
+        self.holders.update(dict.fromkeys(addresses, living))
         self.devices[device] = living.uid
         self.version += 1
         self.api[living.uid] = Pod(uid=living.uid, namespace="n", name=living.uid, version=self.version)
         self.say(Link(index=device, up=True, life=(living.uid.encode(),)))
-        if address in ROUTED:
-            self.say(host_route(address, device))
+        self.say(*(host_route(each, device) for each in addresses if each in HOSTS))
+
+    def given(self, address: str) -> tuple[str, ...]:
+        """Which addresses a pod gets that gets this one: on the bridge always the same, else whichever is free."""
+        for these, those in ((BRIDGED, TWINS), (TWINS, BRIDGED)):
+            if address in these:
+                return (address, those[these.index(address)])
+        for these, those in ((ROUTED, OTHERS), (OTHERS, ROUTED)):
+            if address in these and (free := [each for each in those if self.holders[each] is None]):
+                return (address, self.chance.choice(free))
+        return (address,)
 
     def resolve(self, address: str) -> None:
         """The kernel learns from the pod itself where on the bridge it is, unless that is a thief that keeps silent."""
         if address == THIEF and self.silent:
             return
-        if (living := self.holders[address]) is not None and address not in ROUTED:
+        if (living := self.holders[address]) is not None and address not in HOSTS:
             facts: list[Fact] = [
                 Neighbour(link=BRIDGE, address=address, hardware=living.hardware),
                 Forwarding(bridge=BRIDGE, hardware=living.hardware, port=living.device),
@@ -158,7 +161,7 @@ class World:
 
     def forget(self, address: str) -> None:
         """An entry ages out."""
-        if address not in ROUTED:
+        if address not in HOSTS:
             neighbour = self.facts.get(("neighbour", address))
             if isinstance(neighbour, Neighbour) and self.chance.random() < 0.5:
                 port = self.facts.get(("port", neighbour.hardware))
@@ -169,16 +172,17 @@ class World:
 
     def die(self, address: str) -> None:
         """The pod ends in the kernel; nobody else knows."""
-        address = first(address)
         if (living := self.holders[address]) is None or address == THIEF:
             return
         self.changes += 1
-        for each in all_of(address):
+        addresses = [each for each, holder in self.holders.items() if holder is living]
+        for each in addresses:
             self.resolve(each)
-        self.holders.update(dict.fromkeys(all_of(address)))
+        self.holders.update(dict.fromkeys(addresses))
         del self.devices[living.device]
-        if address in ROUTED and self.chance.random() < 0.5:
-            self.say(host_route(address, living.device, gone=True))
+        for each in addresses:
+            if each in HOSTS and self.chance.random() < 0.5:
+                self.say(host_route(each, living.device, gone=True))
         self.facts = {
             key: fact
             for key, fact in self.facts.items()
@@ -209,7 +213,7 @@ class World:
     def attack(self, address: str) -> None:
         """The thief answers for it: with its own hardware address, a new one, the victim's, or from nowhere."""
         thief = self.holders[THIEF]
-        if address in ROUTED or address == THIEF or thief is None:
+        if address in HOSTS or address == THIEF or thief is None:
             return
         self.changes += 1
         victim = self.holders[address]
@@ -282,6 +286,13 @@ class World:
             self.version += 1
             self.events.append(("DELETED", self.api.pop(uid), self.version))
 
+    def force(self, uid: str) -> None:
+        """It is deleted by force: the API server has it no more, and it still runs."""
+        thief = self.holders[THIEF]
+        if uid in self.api and thief is not None and uid != thief.uid:
+            self.version += 1
+            self.events.append(("DELETED", self.api.pop(uid), self.version))
+
     def deliver(self) -> None:
         """The watch tells what is next."""
         if self.events:
@@ -315,7 +326,7 @@ class World:
 
     def there(self, address: str) -> str | None:
         """Who would be answered at the address now: the pod at whose device the kernel has it."""
-        if address in ROUTED:
+        if address in HOSTS:
             route = self.facts.get(("route", host_route(address, 0).network, 32))
             return self.devices.get(route.link) if isinstance(route, Route) else None
         neighbour = self.facts.get(("neighbour", address))
@@ -335,6 +346,9 @@ class World:
         self.dump()
         for uid in list(self.api):
             self.delete(uid)
+        for address, living in list(self.holders.items()):
+            if living is not None and living.uid not in self.api:
+                self.die(address)
         for address in self.holders:
             self.begin(address)
             self.resolve(address)
