@@ -23,7 +23,8 @@ address's `fence`). So
   lost (one that was never tied went, or words of the kernel were lost) it is treated as if it had: it may be the loser.
 
 Until the read is there nobody counts. When an owner's claim ends by the API server's word, the fence is the version of
-that word. Claims without version are files, whose author's newest word always counts.
+that word, if no later read has set it and none is awaited; who had lost the address before has lost it still. Claims
+without version are files, whose author's newest word always counts.
 
 A bridge forgets: that a neighbour or a port is not known at the moment is no loss, but nobody is the owner meanwhile.
 It is asked for before a connection from there can be made. Two pods' addresses behind one port of a bridge have no
@@ -32,10 +33,10 @@ owners while that lasts. Where no carrier is seen at an address nothing is chang
 Common devices
 --------------
 Off bridges one device may carry several pods. It is *common* from when claims of different pods count at its addresses
-until the source says of any of these that it is otherwise. That an address leaves it is no loss then: who had it there
-has it wherever it is seen next, or nowhere. So claims decide alone. But only claims that count make a device common,
-and only they have a say there: two that were lost, at the addresses of one successor, are no two pods. And routes alone
-do not end it, because they go one by one when such a device is made anew.
+until a word of the source leaves it to one, or it dies. That an address leaves it is no loss meanwhile: who had it
+there has it wherever it is seen next, and if it is seen nowhere. So claims decide alone. But only claims that count
+make a device common, and only they have a say there: two that were lost, at the addresses of one successor, are no two
+pods. And that routes go does not end it: they go one by one when such a device is made anew.
 
 Ports of a bridge
 -----------------

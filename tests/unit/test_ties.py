@@ -188,6 +188,7 @@ def test_who_lost_an_address_does_not_get_it_back_by_its_successors_end() -> Non
     bench.read(10, p="first", q="first")
     assert bench.judged() == "q"
     assert bench.claim(A, Pod("p"), gone=Pod("q"), version=9) == Why.LOST
+    assert bench.claim(A, Pod("p", 10, observed="second")) == Why.LOST, "not newer than the read"
     assert bench.claim(A, Pod("p", 12)) == Why.LOST, "a label"
     assert bench.claim(A, Pod("p", 13, observed="second")) == "p"
     bench.see(A, None)
@@ -195,6 +196,18 @@ def test_who_lost_an_address_does_not_get_it_back_by_its_successors_end() -> Non
     assert bench.claim(A, Pod("r", 14), gone=Pod("p"), version=14) == Why.LOST, "that word may be older than the loss"
     bench.read(15, r="first")
     assert bench.judged() == "r"
+
+
+def test_who_has_proved_itself_since_does_not_lose_by_another_s_end() -> None:
+    """It was certain that both were looked at anew; now one is left."""
+    bench = tied()
+    bench.see(A, OTHER)
+    bench.claim(A, Pod("p"), Pod("q", 3))
+    bench.read(10, p="first", q="first")
+    assert bench.judged() == "q"
+    back = Pod("p", 12, observed="second")
+    assert bench.claim(A, back, Pod("q", 3)) == ["p", "q"]
+    assert bench.claim(A, back, gone=Pod("q"), version=14) == "p"
 
 
 def test_files_are_their_authors_word() -> None:
@@ -584,7 +597,9 @@ def test_a_device_that_was_common_is_none_behind_a_bridge() -> None:
     assert bench.judged(A) == Why.UNSETTLED
     bench.ties.saw({B: None})
     assert bench.judged(A) == "p"
+    assert bench.ties.losses == 0
     assert bench.see(A, PORT2) == Why.LOST
+    assert bench.ties.losses == 1
 
 
 def test_a_kernel_that_is_not_heard_is_no_witness() -> None:
