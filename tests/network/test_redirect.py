@@ -36,7 +36,7 @@ ip rule add pref 100 from 192.0.2.0/24 lookup 77
 DAMAGE = {
     "address": ("ip addr del 169.254.170.254/32 dev mp0", "addresses: IPv4: 169.254.170.254/32 is not on mp0"),
     "route": ("ip route del unreachable 169.254.170.254", "routes: IPv4: no unreachable route stands behind"),
-    "guard": ("ip -6 rule del pref 2", "guard: IPv6: no routing rule pref 2 to fd00:ec2::254 ipproto tcp prohibit"),
+    "guard": ("ip -6 rule del pref 2", "guard: IPv6: no routing rule pref 2 to fd00:ec2::254 prohibit"),
     "narrowed guard": (
         "ip rule del pref 2; ip rule add pref 2 to 169.254.169.254 ipproto tcp dport 81 prohibit",
         "guard: IPv4: no routing rule pref 2 to 169.254.169.254 ipproto tcp prohibit",
