@@ -4,7 +4,8 @@ Knows: iproute2's arguments and its JSON.
 Must not know: how a command is run, netfilter.
 
 The guard is what holds when nothing else does: no netfilter flush, NOTRACK, foreign translation, IP option or chain of
-extension headers undoes a routing rule. What iproute2 answers is foreign input: what is not understood is no rule of ours.
+extension headers undoes a routing rule. What iproute2 answers is foreign input: what is not understood is no rule of
+ours.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,8 +22,8 @@ OTHER_PORTS = ("1-79", "81-65534")
 a fragment has none. 65535 is no end that the kernel takes."""
 
 OTHER_PROTOCOLS = ("udp", "ipv6-icmp")
-"""What goes on over IPv6 beside TCP. Named as well: of a long chain of extension headers a routing rule does not see the
-end, nor what stands behind a fragment's further headers. Over IPv4 the protocol stands in the header itself."""
+"""What goes on over IPv6 beside TCP. Named as well: a routing rule does not see the end of a long chain of extension
+headers, nor what is behind a fragment's further ones. Over IPv4 the protocol stands in the header itself."""
 
 _KNOWN = frozenset(
     {
@@ -48,10 +49,10 @@ def route(family: Family) -> list[str]:
 def guard(plan: Plan, family: Family) -> list[list[str]]:
     """The routing rules, without the verb, in the order in which they must come to be.
 
-    The host's own processes go on, and so does who is excluded, and other ports; all else that is TCP, or over IPv6 could
-    be, and would be forwarded to the service is prohibited. Our own address is looked for among the node's own before anybody's rules,
-    which may lead pods off the node by their source or interface (VPC CNI); if it is not there, nothing leaves the node
-    for it.
+    The host's own processes go on, and so does who is excluded, and other ports; all else that is TCP, or over IPv6
+    could be, is prohibited where it would be forwarded to the service. Our own address is looked for among the node's own
+    before anybody's rules, which may lead pods off the node by their source or interface (VPC CNI); if it is not there,
+    nothing leaves the node for it.
     """
     to = ["to", family.metadata]
     tcp = [*to, "ipproto", "tcp"]
