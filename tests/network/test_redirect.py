@@ -212,8 +212,17 @@ def test_a_killed_watch_removes_nothing(machine: Callable[..., Machine]) -> None
     here.run("check")
 
 
+FIXED = {
+    "fd00::2": "permanent",
+    "fd00::3": "noarp",
+    "fd00::4": "reachable extern_learn",
+    "fd00::5": "noarp extern_learn",
+}
+"""Entries that whoever made them makes again, if anybody does."""
+
+
 def test_who_changes_on_a_bridge_is_asked_for_anew(machine: Callable[..., Machine]) -> None:
-    """Also when it was there before the watch; not off bridges, and not what the administrator has fixed."""
+    """Also when it was there before the watch; not off bridges, and not what somebody has fixed. It is counted and said."""
     here = machine("nftables")
     here.shell("ip link add veth0 type veth peer name veth1; ip link set veth0 up; ip link set veth1 up")
 
@@ -227,18 +236,25 @@ def test_who_changes_on_a_bridge_is_asked_for_anew(machine: Callable[..., Machin
     with ExitStack() as stack:
         for device in ("mp0", "veth0"):
             put(device, "fd00::1", 1)
-        put("mp0", "fd00::2", 1, "permanent")
+        for address, state in FIXED.items():
+            put("mp0", address, 1, state)
         watch = Process(here.namespace.command(*here.command("watch")))
         stack.callback(watch.end, signal.SIGTERM)
         watch.wait_for("watching the redirect")
         for device in ("mp0", "veth0"):
             put(device, "fd00::1", 2)
-        put("mp0", "fd00::2", 2, "permanent")
+        for address, state in FIXED.items():
+            put("mp0", address, 2, state)
         until(lambda: "fd00::1 " not in known("mp0"))
         # It goes on, for who answers next may be the thief again.
         put("mp0", "fd00::1", 2)
         until(lambda: "fd00::1 " not in known("mp0"))
-        assert "fd00::2 lladdr 02:00:00:00:00:02 PERMANENT" in known("mp0")
+        everything = here.shell("ip -6 neigh show nud all dev mp0")
+        for address in FIXED:
+            assert f"{address} lladdr 02:00:00:00:00:02" in everything
+        (count,) = (line for line in _page(here, "/metrics").splitlines() if line.startswith("metaproxy_redirect_neigh"))
+        assert float(count.split()[1]) >= 2
+        assert len([line for line in watch.lines if "asking anew whose the address is" in line]) == 1
         assert "fd00::1 lladdr 02:00:00:00:00:02" in known("veth0")
 
 
@@ -425,6 +441,21 @@ def test_ipv6_is_disabled(machine: Callable[..., Machine]) -> None:
     assert "prohibit" in here.shell("ip -6 rule")
     here.run("check")
     here.run("remove")
+
+
+def test_an_nft_that_lists_otherwise(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """From 1.1.4 on it has another word for a missing route than the one that it was given."""
+    here = machine("nftables")
+    for tool in ("ip", "conntrack", "sed", "sh"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    newer = tmp_path / "nft"
+    newer.write_text(
+        f'#!/bin/sh\n{shutil.which("nft")} "$@" >{tmp_path}/listed || exit\n'
+        f"exec sed 's/oif missing/check missing/' {tmp_path}/listed\n"
+    )
+    newer.chmod(0o755)
+    assert here.run("apply", PATH=str(tmp_path)) == "in place (nftables)\n"
+    assert here.run("check", PATH=str(tmp_path)) == "in place (nftables)\n"
 
 
 def test_no_conntrack_tool(machine: Callable[..., Machine], tmp_path: Path) -> None:
