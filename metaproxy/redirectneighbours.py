@@ -113,19 +113,30 @@ def _bridge(link: int) -> str:
     return name if os.path.isdir(f"/sys/class/net/{name}/bridge") else ""  # noqa: PTH112  no object for it
 
 
-@contextlib.contextmanager
-def asking(metrics: Metrics) -> Iterator[None]:
-    """While this lasts, IPv6 neighbours on bridges that change are asked for anew."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE) as told:
+def hearing() -> socket.socket:
+    """A socket on which the kernel tells of neighbours; raises OSError when there is none to be had."""
+    told = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+    try:
         # What bridges say of hardware addresses comes in the same group: any pod can make them say it without end.
         with contextlib.suppress(OSError):
             sockets.sift(told, netlink.sieve(()))
-        try:
-            told.bind((0, _GROUP))
-        except OSError as error:
-            log.warning("the kernel does not tell of neighbours: none is asked for anew", error=str(error))
-            yield
-            return
+        told.bind((0, _GROUP))
+    except OSError:
+        told.close()
+        raise
+    return told
+
+
+@contextlib.contextmanager
+def asking(metrics: Metrics) -> Iterator[None]:
+    """While this lasts, IPv6 neighbours on bridges that change are asked for anew."""
+    try:
+        told = hearing()
+    except OSError as error:
+        log.warning("the kernel does not tell of neighbours: none is asked for anew", error=str(error))
+        yield
+        return
+    with told:
         one = Asking(told, metrics)
         one.begin()
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from metaproxy.redirectneighbours import hearing
 from metaproxy.redirectplan import BACKENDS
 from tests.network.conftest import PROBES, kernel_lacks
 from tests.network.lab.namespaces import Namespace, until
@@ -256,6 +257,22 @@ def test_who_changes_on_a_bridge_is_asked_for_anew(machine: Callable[..., Machin
         assert float(count.split()[1]) >= 2
         assert len([line for line in watch.lines if "asking anew whose the address is" in line]) == 1
         assert "fd00::1 lladdr 02:00:00:00:00:02" in known("veth0")
+
+
+def test_what_bridges_learn_is_not_heard(machine: Callable[..., Machine]) -> None:
+    """A pod can make a bridge learn hardware addresses without end: the kernel throws its word on them away."""
+    here = machine("nftables")
+    here.shell("ip link add veth0 type veth peer name veth1; ip link set veth0 master mp0 up; ip link set veth1 up")
+    with here.namespace.inside():
+        told = hearing()
+    with told:
+        here.shell("for n in 1 2 3; do bridge fdb replace 02:00:00:00:01:0$n dev veth0 master dynamic; done")
+        here.shell("ip -6 neigh replace fd00::9 lladdr 02:00:00:00:00:09 dev mp0 nud reachable")
+        told.settimeout(10.0)
+        said = b""
+        while b"\x02\0\0\0\0\x09" not in said:
+            said += told.recv(65536)
+        assert b"\x02\0\0\0\x01" not in said
 
 
 def _page(here: Machine, path: str) -> str:
