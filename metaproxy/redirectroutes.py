@@ -50,9 +50,9 @@ def guard(plan: Plan, family: Family) -> list[list[str]]:
     """The routing rules, without the verb, in the order in which they must come to be.
 
     The host's own processes go on, and so does who is excluded, and other ports; all else that is TCP, or over IPv6
-    could be, is prohibited where it would be forwarded to the service. Our own address is looked for among the node's own
-    before anybody's rules, which may lead pods off the node by their source or interface (VPC CNI); if it is not there,
-    nothing leaves the node for it.
+    could be, is prohibited where it would be forwarded to the service. Our own address is looked for among the node's
+    own before anybody's rules, which may lead pods off the node by their source or interface (VPC CNI); if it is not
+    there, nothing leaves the node for it.
     """
     to = ["to", family.metadata]
     tcp = [*to, "ipproto", "tcp"]

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -132,16 +132,13 @@ async def test_a_request_that_is_not_taken_is_made_again() -> None:
     with near, far:
         for end in (near, far):
             end.setblocking(False)
-        with pytest.raises(BlockingIOError):
+        sent = 0
+        with suppress(BlockingIOError):
             while near.send(b"full"):
-                pass
+                sent += 1
         asking.begin()
         try:
-            while far.recv(100) != b"full":
-                pass
-            with pytest.raises(BlockingIOError):
-                while far.recv(100) == b"full":
-                    pass
+            assert [far.recv(100) for _ in range(sent)] == [b"full"] * sent
             await asyncio.sleep(EVERY)
             assert far.recv(100)[4:6] == struct.pack("=H", GET)
         finally:

@@ -346,7 +346,7 @@ def test_fragments(build: Callable[..., Lab], masquerade: bool) -> None:
 
 @pytest.mark.parametrize("style", ["proxyarp", "policy"])
 def test_extension_headers(build: Callable[..., Lab], style: str) -> None:
-    """TCP behind more headers than a routing rule looks at, or behind a fragment's further ones, is no TCP to the rule."""
+    """TCP behind more headers than a routing rule looks at, or a fragment's further ones, is no TCP to the rule."""
     lab = build(styles=(style,), masquerade=False)
     (pod,) = lab.pods
 

@@ -223,7 +223,7 @@ FIXED = {
 
 
 def test_who_changes_on_a_bridge_is_asked_for_anew(machine: Callable[..., Machine]) -> None:
-    """Also when it was there before the watch; not off bridges, and not what somebody has fixed. It is counted and said."""
+    """Also when it was there before the watch; not off bridges, nor what somebody has fixed. It is counted and said."""
     here = machine("nftables")
     here.shell("ip link add veth0 type veth peer name veth1; ip link set veth0 up; ip link set veth1 up")
 
@@ -253,7 +253,8 @@ def test_who_changes_on_a_bridge_is_asked_for_anew(machine: Callable[..., Machin
         everything = here.shell("ip -6 neigh show nud all dev mp0")
         for address in FIXED:
             assert f"{address} lladdr 02:00:00:00:00:02" in everything
-        (count,) = (line for line in _page(here, "/metrics").splitlines() if line.startswith("metaproxy_redirect_neigh"))
+        page = _page(here, "/metrics").splitlines()
+        (count,) = (line for line in page if line.startswith("metaproxy_redirect_neighbours"))
         assert float(count.split()[1]) >= 2
         assert len([line for line in watch.lines if "asking anew whose the address is" in line]) == 1
         assert "fd00::1 lladdr 02:00:00:00:00:02" in known("veth0")
@@ -489,6 +490,11 @@ def test_no_tool_at_all(machine: Callable[..., Machine]) -> None:
     """Each that is missing is named."""
     here = machine()
     assert "ip is not installed" in here.run("apply", code=1, PATH="/nowhere")
+    for verb in ("apply", "check"):
+        command = here.command(verb, "--json")
+        done = here.namespace.run("env", "PATH=/nowhere", *command)
+        assert done.returncode == 1
+        assert json.loads(done.stdout) == {"in_place": False, "error": done.stderr.strip().removeprefix("metaproxy: ")}
 
 
 def test_no_netfilter_tool(machine: Callable[..., Machine], tmp_path: Path) -> None:
