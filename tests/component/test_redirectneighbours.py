@@ -48,7 +48,7 @@ class Kernel:
 
     def away(self) -> tuple[str, int]:
         """Be away, so that whatever is sent comes back as an error; where it was."""
-        name = self.far.getsockname()
+        name: tuple[str, int] = self.far.getsockname()
         self.far.close()
         return name
 
