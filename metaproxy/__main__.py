@@ -436,7 +436,8 @@ COMMANDS = {
         usage="(apply | check | remove | watch | render [--guard | --cilium]) [--json] [settings]",
         about="Addresses, unreachable routes, routing rules and netfilter rules, for IPv4 and IPv6.\n"
         "Needs CAP_NET_ADMIN, and ip, nft or iptables, and conntrack.\n"
-        "Exit code 0 when it is done or in place, 1 when it failed or is not.\n\n"
+        "Exit code 0 when it is done or in place, 1 when it failed or is not, 2 for bad usage; a device that is named\n"
+        "and not there is that for apply and watch, for check and remove it is a device without our addresses.\n\n"
         "  apply\n      Put it in place; safe to repeat.\n"
         "  check\n      Tell what is not as it should be.\n"
         "  remove\n      Take all of it away.\n"

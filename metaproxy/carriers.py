@@ -12,7 +12,8 @@ On a bridge that does not know one of the two (yet, or any more) the carrier is 
 for an attacker can see to it that an address answers from nowhere.
 
 Everything else (a gateway, a device that many pods are behind, macvlan) shows none. Routes of other tables than `main`
-are not looked at: no CNI that makes host routes puts those of its pods elsewhere.
+are not looked at: what leads there depends on the packet. The VPC CNI puts those of pods with security groups in mode
+strict into tables of their own; such pods show none, and are not served (docs/networking.md).
 """
 
 import ipaddress

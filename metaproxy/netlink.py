@@ -39,8 +39,8 @@ _UNICAST = 1
 _MAIN = 254
 _VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 """Reachable, stale, delay, probe, noarp, permanent: the states in which a neighbour's hardware address is in use."""
-_PERMANENT = 0x80
-_PROXY = 0x08
+_PERMANENT, _NO_ARP = 0x80, 0x40
+_PROXY, _LEARNED_ELSEWHERE = 0x08, 0x10
 _HARDWARE, _MASTER = 2, 9
 _NEIGHBOURLY = (struct.pack("=H", _NEW_NEIGHBOUR), struct.pack("=H", _DEL_NEIGHBOUR))
 _FIRST = _ATTRIBUTE.pack(_ATTRIBUTE.size + 6, _HARDWARE)
@@ -86,13 +86,13 @@ class Route:
 class Neighbour:
     """An address's hardware address on a device; empty when it is not known there (any more).
 
-    `permanent`: the administrator has fixed it.
+    `fixed`: an administrator or a control plane has put it there, and the kernel asks nobody about it.
     """
 
     link: int
     address: str
     hardware: bytes = b""
-    permanent: bool = False
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,7 +321,7 @@ def _neighbour(body: bytes, gone: bool) -> Neighbour | Forwarding | None:
         link=index,
         address=str(ipaddress.ip_address(has[destination])),
         hardware=has.get(hardware, b"") if known else b"",
-        permanent=bool(known and state & _PERMANENT),
+        fixed=bool(known and (state & (_PERMANENT | _NO_ARP) or flags & _LEARNED_ELSEWHERE)),
     )
 
 

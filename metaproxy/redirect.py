@@ -3,7 +3,7 @@
 Knows: which verb does what with the plan that the settings make.
 Must not know: how anything is written or run.
 
-Exit codes: 0 done or in place, 1 failed or not in place, 2 bad usage.
+Exit codes: 0 done or in place, 1 failed or not in place, 2 bad usage, as a device to apply to that is not there.
 """
 
 import asyncio
@@ -30,7 +30,8 @@ def act(verb: str, chosen: Redirect, logs: Log, *, as_json: bool = False) -> int
     needed = (_NET_ADMIN, _NET_RAW) if chosen.backend == "iptables-legacy" else (_NET_ADMIN,)
     if without := lacking(*needed):
         what = "legacy iptables" if _NET_RAW in needed else "netfilter"
-        return _failed(f"{without} is missing: it takes it to read and change addresses, routes and {what}")
+        why = f"{without} is missing: it takes it to read and change addresses, routes and {what}"
+        return _failed(why, as_json=as_json)
     try:
         # Whoever looks or takes away must be able to after the device has gone.
         if verb in {"apply", "watch"} and chosen.device and not device_exists(chosen.device):
@@ -45,7 +46,7 @@ def act(verb: str, chosen: Redirect, logs: Log, *, as_json: bool = False) -> int
         else:
             return _told(node.apply() if verb == "apply" else node.check(), as_json=as_json)
     except RedirectError as error:
-        return _failed(str(error))
+        return _failed(str(error), as_json=as_json)
     return DONE
 
 
@@ -103,6 +104,8 @@ def _told(report: Report, *, as_json: bool) -> int:
     return FAILED if report.differs else DONE
 
 
-def _failed(why: str) -> int:
+def _failed(why: str, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"in_place": False, "error": why}))
     print(f"metaproxy: {why}", file=sys.stderr)
     return FAILED

@@ -98,5 +98,8 @@ def chains_ahead(family: Family, listing: Any, priority: int = PRIORITY) -> Iter
 
 
 def _lines(text: str) -> list[str]:
-    """Lines without indentation: nft lists rules as they were made."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    """Lines without indentation: nft lists rules as they were made, but for a word.
+
+    What nft up to 1.1.3 lists as `fib … oif missing`, newer ones list as `fib … check missing`; all take the former.
+    """
+    return [line.strip().replace(" check missing ", " oif missing ") for line in text.splitlines() if line.strip()]

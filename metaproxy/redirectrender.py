@@ -15,7 +15,7 @@ _HEAD = """\
 _CILIUM = """\
 # Cilium's own data plane passes netfilter by: there this policy leads pods to the agent of their node. It needs
 # localRedirectPolicies.enabled=true, and an agent that is a pod with an address of its own (hostNetwork: false) and
-# started with --server.accept-direct=true.
+# started with --server.accept-direct=true. What the agent itself asks is not led back to it.
 """
 
 
@@ -56,6 +56,7 @@ metadata:
   name: metaproxy-{family.name.lower()}
   namespace: kube-system
 spec:
+  skipRedirectFromBackend: true
   redirectFrontend:
     addressMatcher:
       ip: "{family.metadata}"

@@ -3,8 +3,9 @@
 Knows: iproute2's arguments and its JSON.
 Must not know: how a command is run, netfilter.
 
-The guard is what holds when nothing else does: no netfilter flush, NOTRACK, foreign translation or IP option undoes a
-routing rule. What iproute2 answers is foreign input: what is not understood is no rule of ours.
+The guard is what holds when nothing else does: no netfilter flush, NOTRACK, foreign translation, IP option or chain of
+extension headers undoes a routing rule. What iproute2 answers is foreign input: what is not understood is no rule of
+ours.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,10 @@ They are ours: a rule of another at one of them is a difference, or named."""
 OTHER_PORTS = ("1-79", "81-65534")
 """What goes on to the metadata service's host beside HTTP. Named, so that a packet without a port is not let through:
 a fragment has none. 65535 is no end that the kernel takes."""
+
+OTHER_PROTOCOLS = ("udp", "ipv6-icmp")
+"""What goes on over IPv6 beside TCP. Named as well: a routing rule does not see the end of a long chain of extension
+headers, nor what is behind a fragment's further ones. Over IPv4 the protocol stands in the header itself."""
 
 _KNOWN = frozenset(
     {
@@ -44,21 +49,24 @@ def route(family: Family) -> list[str]:
 def guard(plan: Plan, family: Family) -> list[list[str]]:
     """The routing rules, without the verb, in the order in which they must come to be.
 
-    The host's own processes go on, and so does who is excluded, and other ports; all else of TCP that would be
-    forwarded to the service is prohibited. Our own address is looked for among the node's own before anybody's rules,
-    which may lead pods off the node by their source or interface (VPC CNI); if it is not there, nothing leaves the node
-    for it.
+    The host's own processes go on, and so does who is excluded, and other ports; all else that is TCP, or over IPv6
+    could be, is prohibited where it would be forwarded to the service. Our own address is looked for among the node's
+    own before anybody's rules, which may lead pods off the node by their source or interface (VPC CNI); if it is not
+    there, nothing leaves the node for it.
     """
-    to = ["to", family.metadata, "ipproto", "tcp"]
+    to = ["to", family.metadata]
+    tcp = [*to, "ipproto", "tcp"]
+    protocols = OTHER_PROTOCOLS if family is IPV6 else ()
     exempt = [
         ["iif", "lo"],
         *(["iif", name] for name in plan.exclude),
         *(["from", source] for source in plan.sources_of(family)),
     ]
     return [
-        *(["pref", str(EXEMPT), *who, *to, "dport", "80", "lookup", "main"] for who in exempt),
-        *(["pref", str(EXEMPT), *to, "dport", ports, "goto", str(BEHIND)] for ports in OTHER_PORTS),
-        ["pref", str(PROHIBIT), *to, "prohibit"],
+        *(["pref", str(EXEMPT), *who, *tcp, "dport", "80", "lookup", "main"] for who in exempt),
+        *(["pref", str(EXEMPT), *tcp, "dport", ports, "goto", str(BEHIND)] for ports in OTHER_PORTS),
+        *(["pref", str(EXEMPT), *to, "ipproto", name, "goto", str(BEHIND)] for name in protocols),
+        ["pref", str(PROHIBIT), *(to if family is IPV6 else tcp), "prohibit"],
         ["pref", str(OWN), "to", family.own, "lookup", "local"],
         ["pref", str(BEHIND), "to", family.own, "unreachable"],
     ]

@@ -162,7 +162,7 @@ async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]
         details=lambda: {"backend": backend, "notes": "; ".join(watch.notes) or "none"},
         explain=lambda _key, _value: None,
     )
-    with _turn() as turn, _listening() as bells, asking():
+    with _turn() as turn, _listening() as bells, asking(metrics):
         for each in bells:
             loop.add_reader(each, _heard, each, watch)
         await _taken(turn, stop)

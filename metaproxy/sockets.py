@@ -1,11 +1,13 @@
 """What Linux can do with sockets that Python has no words for.
 
-Knows: three socket options, and a way to tell the node's own addresses from others.
+Knows: a few socket options, and a way to tell the node's own addresses from others.
 Must not know: who is calling, HTTP.
 """
 
+import ctypes
 import ipaddress
 import socket
+import struct
 from typing import Protocol
 
 _FREEBIND = {socket.AF_INET: (socket.SOL_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
@@ -13,6 +15,11 @@ _FREEBIND = {socket.AF_INET: (socket.SOL_IP, 15), socket.AF_INET6: (socket.IPPRO
 
 _ORIGINAL_DST = 80
 """SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST (linux/netfilter_ipv4.h, netfilter_ipv6/ip6_tables.h)."""
+
+_ATTACH_FILTER, _DETACH_FILTER = 26, 27
+"""SO_ATTACH_FILTER and SO_DETACH_FILTER (asm-generic/socket.h)."""
+
+_INSTRUCTION = struct.calcsize("=HBBI")
 
 _DISCARD = 9
 
@@ -45,6 +52,20 @@ def listening(host: str, port: int, *, backlog: int, free: bool) -> socket.socke
         made.close()
         raise
     return made
+
+
+def sift(one: socket.socket, program: bytes) -> None:
+    """Have the kernel throw away what a program of classic BPF does not let through; without a program nothing.
+
+    Raises:
+        OSError: it does not; ENOENT: nothing was thrown away before.
+    """
+    if not program:
+        one.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
+        return
+    held = ctypes.create_string_buffer(program, len(program))
+    described = struct.pack("@HP", len(program) // _INSTRUCTION, ctypes.addressof(held))
+    one.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, described)
 
 
 def original_destination(connected: Options, *, ipv6: bool) -> str:

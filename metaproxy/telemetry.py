@@ -174,6 +174,11 @@ REDIRECT_METRICS = (
         "Repairs, by the layer that differed.",
         (("part", "addresses, routes, guard or rules"),),
     ),
+    Spec(
+        "metaproxy_redirect_neighbours_asked_total",
+        "counter",
+        "IPv6 neighbours on bridges that were forgotten so that the kernel asks anew who has the address.",
+    ),
     _BUILD,
 )
 """Those of `metaproxy redirect watch`."""

@@ -13,7 +13,6 @@ certain, and it is reported so.
 """
 
 import asyncio
-import ctypes
 import errno
 import random
 import socket
@@ -26,7 +25,7 @@ from typing import Literal, Protocol
 
 import structlog
 
-from metaproxy import netlink
+from metaproxy import netlink, sockets
 from metaproxy.carriers import Carrier, Device, Lives, Seen, Table
 from metaproxy.netlink import End, Forwarding, Overrun
 from metaproxy.telemetry import Metrics
@@ -65,9 +64,6 @@ DISCARD = 9
 
 IP_PKTINFO = 8
 """Linux's number of the option that names a datagram's device; Python has no name for it."""
-
-ATTACH_FILTER, DETACH_FILTER = 26, 27
-"""Linux's numbers of the options that give a socket a program to throw away what it does not want, and take it."""
 
 ASKED_AT_ONCE = 32
 """Ports that are asked for before the first answer is read: so many fit into any buffer."""
@@ -303,14 +299,7 @@ class Witness:
         self._hardware = frozenset(hardware for _, hardware in self._watched)
         program = b"" if self._by_table else netlink.sieve(self._hardware)
         try:
-            if program:
-                held = ctypes.create_string_buffer(program, len(program))
-                count = len(program) // struct.calcsize("=HBBI")
-                self._socket.setsockopt(
-                    socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("@HP", count, ctypes.addressof(held))
-                )
-            else:
-                self._socket.setsockopt(socket.SOL_SOCKET, DETACH_FILTER, 0)
+            sockets.sift(self._socket, program)
         except OSError as error:
             # Then it is read and thrown away here.
             if error.errno != errno.ENOENT:

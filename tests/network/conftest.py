@@ -22,6 +22,18 @@ PROBES = {
 }
 
 
+SECONDS = 300
+"""For a test: many run the command dozens of times, which takes many seconds of the processor alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test here more time than others have, unless it says itself how much."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SECONDS))
+
+
 @cache
 def kernel_lacks(probe: str) -> str:
     """What the kernel said when it could not; empty when it can."""

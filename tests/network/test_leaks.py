@@ -8,7 +8,7 @@ from socket import inet_aton, socket
 
 import pytest
 
-from tests.network.lab.fragments import Fragments
+from tests.network.lab.fragments import FRAGMENT, OPTIONS, Fragments
 from tests.network.lab.hammer import PATH, Hammer
 from tests.network.lab.namespaces import Namespace, ask, until
 from tests.network.lab.node import METADATA, NODE, OWN, SERVICE, Lab
@@ -55,6 +55,9 @@ table ip6 kube {{
     }}
 }}
 """
+
+CHAINS = ((), (OPTIONS,), (OPTIONS,) * 16, (OPTIONS,) * 17, (OPTIONS,) * 60, (FRAGMENT,), (FRAGMENT, OPTIONS))
+"""Extension headers before TCP."""
 
 LOOSE_SOURCE_ROUTE = b"\x83\x07\x04" + inet_aton(NODE[4]) + b"\x00"
 """The option of RFC 791: first to the node, from there to where the connection goes."""
@@ -338,7 +341,33 @@ def test_fragments(build: Callable[..., Lab], masquerade: bool) -> None:
         ]
 
     # Through a masquerade over IPv6 an atomic fragment does not come back; the others all reach the real service.
-    assert len(through()) >= 3
+    _stopped(lab, through, 3)
+
+
+@pytest.mark.parametrize("style", ["proxyarp", "policy"])
+def test_extension_headers(build: Callable[..., Lab], style: str) -> None:
+    """TCP behind more headers than a routing rule looks at, or a fragment's further ones, is no TCP to the rule."""
+    lab = build(styles=(style,), masquerade=False)
+    (pod,) = lab.pods
+
+    def through() -> list[str]:
+        return [
+            str(chain)
+            for chain in CHAINS
+            if MARK in Fragments(pod.namespace, pod.addresses[6], METADATA[6], chain).ask(PATH, 0.7)
+        ]
+
+    _stopped(lab, through, len(CHAINS))
+    # What is no TCP goes on as before.
+    for command in lab.redirect("render", "--guard").stdout.splitlines()[2:]:
+        lab.node.shell(command)
+    assert pod.namespace.ask_udp(METADATA[6], 80) == MARK
+    assert lab.node.ask_udp(METADATA[6], 80) == MARK
+
+
+def _stopped(lab: Lab, through: Callable[[], list[str]], without: int) -> None:
+    """What gets through without us does not with the guard alone, with everything, and after all else was flushed."""
+    assert len(through()) >= without
     for command in lab.redirect("render", "--guard").stdout.splitlines()[2:]:
         lab.node.shell(command)
     lab.records()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from metaproxy.redirectneighbours import hearing
 from metaproxy.redirectplan import BACKENDS
 from tests.network.conftest import PROBES, kernel_lacks
 from tests.network.lab.namespaces import Namespace, until
@@ -36,7 +37,7 @@ ip rule add pref 100 from 192.0.2.0/24 lookup 77
 DAMAGE = {
     "address": ("ip addr del 169.254.170.254/32 dev mp0", "addresses: IPv4: 169.254.170.254/32 is not on mp0"),
     "route": ("ip route del unreachable 169.254.170.254", "routes: IPv4: no unreachable route stands behind"),
-    "guard": ("ip -6 rule del pref 2", "guard: IPv6: no routing rule pref 2 to fd00:ec2::254 ipproto tcp prohibit"),
+    "guard": ("ip -6 rule del pref 2", "guard: IPv6: no routing rule pref 2 to fd00:ec2::254 prohibit"),
     "narrowed guard": (
         "ip rule del pref 2; ip rule add pref 2 to 169.254.169.254 ipproto tcp dport 81 prohibit",
         "guard: IPv4: no routing rule pref 2 to 169.254.169.254 ipproto tcp prohibit",
@@ -212,8 +213,17 @@ def test_a_killed_watch_removes_nothing(machine: Callable[..., Machine]) -> None
     here.run("check")
 
 
+FIXED = {
+    "fd00::2": "permanent",
+    "fd00::3": "noarp",
+    "fd00::4": "reachable extern_learn",
+    "fd00::5": "noarp extern_learn",
+}
+"""Entries that whoever made them makes again, if anybody does."""
+
+
 def test_who_changes_on_a_bridge_is_asked_for_anew(machine: Callable[..., Machine]) -> None:
-    """Also when it was there before the watch; not off bridges, and not what the administrator has fixed."""
+    """Also when it was there before the watch; not off bridges, nor what somebody has fixed. It is counted and said."""
     here = machine("nftables")
     here.shell("ip link add veth0 type veth peer name veth1; ip link set veth0 up; ip link set veth1 up")
 
@@ -227,19 +237,43 @@ def test_who_changes_on_a_bridge_is_asked_for_anew(machine: Callable[..., Machin
     with ExitStack() as stack:
         for device in ("mp0", "veth0"):
             put(device, "fd00::1", 1)
-        put("mp0", "fd00::2", 1, "permanent")
+        for address, state in FIXED.items():
+            put("mp0", address, 1, state)
         watch = Process(here.namespace.command(*here.command("watch")))
         stack.callback(watch.end, signal.SIGTERM)
         watch.wait_for("watching the redirect")
         for device in ("mp0", "veth0"):
             put(device, "fd00::1", 2)
-        put("mp0", "fd00::2", 2, "permanent")
+        for address, state in FIXED.items():
+            put("mp0", address, 2, state)
         until(lambda: "fd00::1 " not in known("mp0"))
         # It goes on, for who answers next may be the thief again.
         put("mp0", "fd00::1", 2)
         until(lambda: "fd00::1 " not in known("mp0"))
-        assert "fd00::2 lladdr 02:00:00:00:00:02 PERMANENT" in known("mp0")
+        everything = here.shell("ip -6 neigh show nud all dev mp0")
+        for address in FIXED:
+            assert f"{address} lladdr 02:00:00:00:00:02" in everything
+        page = _page(here, "/metrics").splitlines()
+        (count,) = (line for line in page if line.startswith("metaproxy_redirect_neighbours"))
+        assert float(count.split()[1]) >= 2
+        assert len([line for line in watch.lines if "asking anew whose the address is" in line]) == 1
         assert "fd00::1 lladdr 02:00:00:00:00:02" in known("veth0")
+
+
+def test_what_bridges_learn_is_not_heard(machine: Callable[..., Machine]) -> None:
+    """A pod can make a bridge learn hardware addresses without end: the kernel throws its word on them away."""
+    here = machine("nftables")
+    here.shell("ip link add veth0 type veth peer name veth1; ip link set veth0 master mp0 up; ip link set veth1 up")
+    with here.namespace.inside():
+        told = hearing()
+    with told:
+        here.shell("for n in 1 2 3; do bridge fdb replace 02:00:00:00:01:0$n dev veth0 master dynamic; done")
+        here.shell("ip -6 neigh replace fd00::9 lladdr 02:00:00:00:00:09 dev mp0 nud reachable")
+        told.settimeout(10.0)
+        said = b""
+        while b"\x02\0\0\0\0\x09" not in said:
+            said += told.recv(65536)
+        assert b"\x02\0\0\0\x01" not in said
 
 
 def _page(here: Machine, path: str) -> str:
@@ -427,6 +461,21 @@ def test_ipv6_is_disabled(machine: Callable[..., Machine]) -> None:
     here.run("remove")
 
 
+def test_an_nft_that_lists_otherwise(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """From 1.1.4 on it has another word for a missing route than the one that it was given."""
+    here = machine("nftables")
+    for tool in ("ip", "conntrack", "sed", "sh"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    newer = tmp_path / "nft"
+    newer.write_text(
+        f'#!/bin/sh\n{shutil.which("nft")} "$@" >{tmp_path}/listed || exit\n'
+        f"exec sed 's/oif missing/check missing/' {tmp_path}/listed\n"
+    )
+    newer.chmod(0o755)
+    assert here.run("apply", PATH=str(tmp_path)) == "in place (nftables)\n"
+    assert here.run("check", PATH=str(tmp_path)) == "in place (nftables)\n"
+
+
 def test_no_conntrack_tool(machine: Callable[..., Machine], tmp_path: Path) -> None:
     """It is named; all else is in place."""
     here = machine("nftables")
@@ -441,6 +490,11 @@ def test_no_tool_at_all(machine: Callable[..., Machine]) -> None:
     """Each that is missing is named."""
     here = machine()
     assert "ip is not installed" in here.run("apply", code=1, PATH="/nowhere")
+    for verb in ("apply", "check"):
+        command = here.command(verb, "--json")
+        done = here.namespace.run("env", "PATH=/nowhere", *command)
+        assert done.returncode == 1
+        assert json.loads(done.stdout) == {"in_place": False, "error": done.stderr.strip().removeprefix("metaproxy: ")}
 
 
 def test_no_netfilter_tool(machine: Callable[..., Machine], tmp_path: Path) -> None:

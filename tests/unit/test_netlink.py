@@ -141,6 +141,13 @@ HOST = Route(network=0x0A000001, version=4, length=32)
         (message(29, NEIGHBOUR + HERE), [Neighbour(link=5, address="10.0.0.1")]),
         (message(28, struct.pack("=BxxxiHBB", 2, 5, 0x20, 0, 1) + HERE), [Neighbour(link=5, address="10.0.0.1")]),
         (message(28, struct.pack("=BxxxiHBB", 2, 5, 2, 8, 1) + HERE), []),
+        *(
+            (
+                message(28, struct.pack("=BxxxiHBB", 2, 5, state, flags, 1) + HERE),
+                [Neighbour(link=5, address="10.0.0.1", hardware=POD, fixed=True)],
+            )
+            for state, flags in ((0x80, 0), (0x40, 0), (0x02, 0x10))
+        ),
         (message(28, NEIGHBOUR), []),
         (message(28, b"\x09" + NEIGHBOUR[1:] + HERE), []),
         (message(28, NEIGHBOUR + attribute(1, b"\1\2\3")), []),

@@ -24,6 +24,13 @@ def test_what_is_made_is_found() -> None:
     assert texts(LISTING.replace("\t}\n\tchain", "\t}\n\n\tchain")) == []
 
 
+@pytest.mark.parametrize("spelling", ["oif missing", "check missing"])
+def test_both_spellings_of_nft(spelling: str) -> None:
+    """As nft 1.0.6 lists it, and as nft 1.1.4 does."""
+    assert texts(LISTING.replace("oif missing", spelling)) == []
+    assert texts(LISTING.replace("oif missing", "oif exists"))
+
+
 def test_no_table() -> None:
     """It was wiped."""
     assert texts("") == ["no table ip metaproxy"]

@@ -57,12 +57,13 @@ def test_the_order_leaves_no_gap() -> None:
 
 
 def test_cilium_is_yaml() -> None:
-    """A document for each family, to the agent's port."""
+    """A document for each family, to the agent's port; the agent itself is not led to itself."""
     documents = list(yaml.safe_load_all(cilium(Plan(port=8181))))
     assert [one["spec"]["redirectFrontend"]["addressMatcher"]["ip"] for one in documents] == [
         "169.254.169.254",
         "fd00:ec2::254",
     ]
+    assert all(one["spec"]["skipRedirectFromBackend"] is True for one in documents)
     assert {one["spec"]["redirectBackend"]["toPorts"][0]["port"] for one in documents} == {"8181"}
 
 

@@ -11,6 +11,7 @@ from metaproxy.redirectplan import IPV4, IPV6, Finding, Plan
 from metaproxy.redirectroutes import (
     address,
     address_findings,
+    guard,
     guard_findings,
     route_findings,
     rules_ahead,
@@ -162,6 +163,14 @@ def test_routes() -> None:
         "no unreachable route stands behind 169.254.170.254"
     ]
     assert str(next(route_findings(IPV6, []))) == "routes: IPv6: no unreachable route stands behind fd00:a9fe:170::254"
+
+
+def test_over_ipv6_what_is_not_known_to_be_no_tcp_is_stopped() -> None:
+    """A rule for TCP does not see it behind a chain of headers; over IPv4 nothing can stand before it."""
+    assert ["pref", "2", "to", "fd00:ec2::254", "prohibit"] in guard(PLAN, IPV6)
+    for name in ("udp", "ipv6-icmp"):
+        assert ["pref", "1", "to", "fd00:ec2::254", "ipproto", name, "goto", "4"] in guard(PLAN, IPV6)
+    assert ["pref", "2", "to", "169.254.169.254", "ipproto", "tcp", "prohibit"] in guard(PLAN, IPV4)
 
 
 def test_ipv6_waits_for_no_duplicates() -> None:

@@ -1,6 +1,6 @@
-"""A TCP of its own in IP fragments, from a pod's own address: what a filter that wants to see ports cannot see.
+"""A TCP of its own in IP fragments or behind headers, from a pod's own address: what a filter of ports cannot see.
 
-Knows: the layout of fragments and as much of TCP as one request takes.
+Knows: the layout of fragments and extension headers, and as much of TCP as one request takes.
 Must not know: what is to come of it.
 """
 
@@ -14,13 +14,17 @@ from tests.network.lab.node import GATEWAY_MAC
 from tests.network.lab.spoofer import checksum, mac
 
 _SYN, _RST, _PUSH_ACK = 2, 4, 24
-_TCP, _FRAGMENT = 6, 44
+_TCP, FRAGMENT, OPTIONS = 6, 44, 60
+_FILLING = b"\1\4\0\0\0\0"
+"""An option of IPv6 that is but filling."""
 
 
 class Fragments:
     """One attempt from a pod with NET_RAW; its own kernel must not answer for it."""
 
-    def __init__(self, pod: Namespace, source: str, target: str) -> None:
+    def __init__(self, pod: Namespace, source: str, target: str, chain: tuple[int, ...] = (FRAGMENT,)) -> None:
+        """`chain`: the extension headers of each IPv6 packet, in their order; over IPv4 there are two fragments."""
+        self._chain = chain
         self._six = ":" in source
         family = socket.AF_INET6 if self._six else socket.AF_INET
         self._source, self._target = socket.inet_pton(family, source), socket.inet_pton(family, target)
@@ -68,9 +72,11 @@ class Fragments:
         segment = head[:16] + sum_ + head[18:] + data
         name = random.randrange(1, 65535)
         if self._six:
-            # One fragment that is the whole: its port stands behind a header that says it may not.
-            whole = struct.pack("!BBHI", _TCP, 0, 0, name) + segment
-            packet = struct.pack("!IHBB", 6 << 28, len(whole), _FRAGMENT, 64) + self._source + self._target + whole
+            first, whole = _TCP, segment
+            for kind in reversed(self._chain):
+                body = struct.pack("!HI", 0, name) if kind == FRAGMENT else _FILLING
+                first, whole = kind, bytes((first, 0)) + body + whole
+            packet = struct.pack("!IHBB", 6 << 28, len(whole), first, 64) + self._source + self._target + whole
             self._wire.send(self._frame + b"\x86\xdd" + packet)
             return
         for offset, part, more in ((0, segment[:16], 1), (16, segment[16:], 0)):
