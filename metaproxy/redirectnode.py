@@ -5,7 +5,7 @@ Must not know: how a layer is written or compared, when anybody wants it.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from metaproxy.redirectroutes import (
     route,
     route_findings,
     rules_ahead,
+    speaker,
     stale_rules,
 )
 
 _GONE = ("No such", "Cannot assign", "Cannot find", "not found", "does not exist")
 _NO_TABLE = ("No such file or directory", "does not exist", "Table does not exist")
+_NO_ROUTE = ("nreachable", "No route", "Permission denied", "Invalid argument")
 _IPV6 = Path("/proc/sys/net/ipv6/conf")
 
 
@@ -118,7 +120,7 @@ class Node:
                 differs += address_findings(plan, family, links)
             differs += route_findings(family, listed("ip", "-j", family.flag, "route", "show", "type", "unreachable"))
             rules = listed("ip", "-j", family.flag, "rule")
-            differs += guard_findings(plan, family, rules)
+            differs += guard_findings(self._speaking(family), family, rules)
             notes += map(str, rules_ahead(family, rules))
             differs += self._rules(family)
             notes += self._ahead(family)
@@ -190,13 +192,19 @@ class Node:
         """
         for _ in range(ROUNDS):
             rules = listed("ip", "-j", family.flag, "rule")
-            if not list(guard_findings(self._plan, family, rules)):
+            plan = self._speaking(family)
+            if not list(guard_findings(plan, family, rules)):
                 return
-            for rule in guard(self._plan, family):
+            for rule in guard(plan, family):
                 tries.run("ip", family.flag, "rule", "add", *rule, accept=("File exists",))
-            for rule in stale_rules(self._plan, family, rules):
+            for rule in stale_rules(plan, family, rules):
                 tries.run("ip", family.flag, "rule", "del", *rule, accept=_GONE)
                 yield f"taken away: {family.name} routing rule {' '.join(rule)}"
+
+    def _speaking(self, family: Family) -> Plan:
+        """The plan, with the address from which the node speaks to the service now."""
+        command = ("ip", "-j", family.flag, "route", "get", family.metadata, "ipproto", "tcp", "dport", "80")
+        return replace(self._plan, speakers=speaker(family, listed(*command, accept=_NO_ROUTE)))
 
     def _ahead(self, family: Family) -> list[str]:
         """Others' chains that translate before ours, as far as nft can tell."""

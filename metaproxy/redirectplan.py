@@ -77,7 +77,8 @@ class Plan:
 
     `include`: interfaces that are led to the agent, all if empty; a trailing + stands for any rest, as in iptables.
     Who comes by another is not led on either: the guard stays. `exclude` and `sources`: interfaces (whole names) and
-    networks that are none of our business and reach the real service.
+    networks that are none of our business and reach the real service. `speakers` are the addresses from which the node
+    itself speaks to that.
     """
 
     device: str = DEVICE
@@ -87,6 +88,11 @@ class Plan:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     sources: tuple[IPv4Network | IPv6Network, ...] = ()
+    speakers: tuple[str, ...] = ()
+
+    def speakers_of(self, family: Family) -> list[str]:
+        """Those of a family."""
+        return [speaker for speaker in self.speakers if (":" in speaker) == (":" in family.own)]
 
     def sources_of(self, family: Family) -> list[str]:
         """The excluded networks of a family, as tools tell of them: a single address without its length."""

@@ -53,6 +53,10 @@ def guard(plan: Plan, family: Family) -> list[list[str]]:
     could be, is prohibited where it would be forwarded to the service. Our own address is looked for among the node's
     own before anybody's rules, which may lead pods off the node by their source or interface (VPC CNI); if it is not
     there, nothing leaves the node for it.
+
+    A check of the reverse path by netfilter (firewalld's, for one) asks of the service's answer to the node whether the
+    node would speak to the service that way, and names neither interface, port nor protocol: it is known by the node's
+    own address alone. A pod that sends from that address gets no answer: answers go to the node.
     """
     to = ["to", family.metadata]
     tcp = [*to, "ipproto", "tcp"]
@@ -64,12 +68,22 @@ def guard(plan: Plan, family: Family) -> list[list[str]]:
     ]
     return [
         *(["pref", str(EXEMPT), *who, *tcp, "dport", "80", "lookup", "main"] for who in exempt),
+        *(["pref", str(EXEMPT), "from", own, *to, "goto", str(BEHIND)] for own in plan.speakers_of(family)),
         *(["pref", str(EXEMPT), *tcp, "dport", ports, "goto", str(BEHIND)] for ports in OTHER_PORTS),
         *(["pref", str(EXEMPT), *to, "ipproto", name, "goto", str(BEHIND)] for name in protocols),
         ["pref", str(PROHIBIT), *(to if family is IPV6 else tcp), "prohibit"],
         ["pref", str(OWN), "to", family.own, "lookup", "local"],
         ["pref", str(BEHIND), "to", family.own, "unreachable"],
     ]
+
+
+def speaker(family: Family, routes: Any) -> tuple[str, ...]:
+    """The address from which the node speaks to the service, by `ip -j route get`; none if it has no way there."""
+    return tuple(
+        own
+        for each in _rules(routes)
+        if isinstance(own := each.get("prefsrc"), str) and (":" in own) == (":" in family.own) and own != family.own
+    )[:1]
 
 
 def stale_rules(plan: Plan, family: Family, rules: Any) -> list[list[str]]:
