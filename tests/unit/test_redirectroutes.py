@@ -1,5 +1,6 @@
 """Addresses, routes and guard: what iproute2 is told, and what its answers mean."""
 
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaproxy.redirectplan import IPV4, IPV6, Finding, Plan
+from metaproxy.redirectplan import IPV4, IPV6, Family, Finding, Plan
 from metaproxy.redirectroutes import (
     address,
     address_findings,
@@ -15,6 +16,7 @@ from metaproxy.redirectroutes import (
     guard_findings,
     route_findings,
     rules_ahead,
+    speaker,
     stale_rules,
 )
 
@@ -171,6 +173,31 @@ def test_over_ipv6_what_is_not_known_to_be_no_tcp_is_stopped() -> None:
     for name in ("udp", "ipv6-icmp"):
         assert ["pref", "1", "to", "fd00:ec2::254", "ipproto", name, "goto", "4"] in guard(PLAN, IPV6)
     assert ["pref", "2", "to", "169.254.169.254", "ipproto", "tcp", "prohibit"] in guard(PLAN, IPV4)
+
+
+@pytest.mark.parametrize(
+    ("family", "routes", "own"),
+    [
+        (IPV4, [{"dst": "169.254.169.254", "gateway": "10.9.0.2", "prefsrc": "10.9.0.1"}], ("10.9.0.1",)),
+        (IPV6, [{"dst": "fd00:ec2::254", "prefsrc": "fd09::1"}], ("fd09::1",)),
+        (IPV4, [{"prefsrc": IPV4.own}], ()),
+        (IPV4, [{"prefsrc": "fd09::1"}], ()),
+        (IPV4, [{"prefsrc": 7}, "x"], ()),
+        (IPV4, [], ()),
+        (IPV4, None, ()),
+    ],
+)
+def test_who_the_node_speaks_as(family: Family, routes: Any, own: tuple[str, ...]) -> None:
+    """By the route; never as the agent."""
+    assert speaker(family, routes) == own
+
+
+def test_the_node_is_known_by_the_address_that_it_speaks_from() -> None:
+    """A check of the reverse path has nothing else; each family has its own."""
+    plan = replace(PLAN, speakers=("10.9.0.1", "fd09::1"))
+    assert "pref 1 from 10.9.0.1 to 169.254.169.254 goto 4" in [" ".join(rule) for rule in guard(plan, IPV4)]
+    assert "pref 1 from fd09::1 to fd00:ec2::254 goto 4" in [" ".join(rule) for rule in guard(plan, IPV6)]
+    assert len(guard(plan, IPV4)) == len(guard(PLAN, IPV4)) + 1
 
 
 def test_ipv6_waits_for_no_duplicates() -> None:
