@@ -11,8 +11,11 @@ Must not know: what the state says, or what the sockets are for beyond their nam
            ◄──────────────────────────────  STATE, as it is now
     … accepts …
     DONE   ──────────────────────────────►  stops accepting
+    … keeps the connection for as long as it lives …
 
-A connection that ends before DONE is a successor that is gone: the running process goes on. One that ends before
+A connection that ends before DONE is a successor that is gone: the running process goes on. One that ends after it is a
+successor that has ended: unless another one serves by then, the process fails, so that it is started anew and serves
+(else a rollback would leave a node with nobody but who has retired). One that ends before
 SOCKETS and STATE are there is a predecessor that cannot be followed. One successor is served at a time.
 
 The frames are older and will be younger than any format of the state: sockets can be passed on whatever the state says.
@@ -21,6 +24,8 @@ Both ends must be processes of one user. Root may ask too, and may be followed: 
 """
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
 import socket
@@ -37,6 +42,9 @@ HELLO, SOCKETS, STATE, TAKE, DONE = range(1, 6)
 
 PATIENCE = 3.0
 """Seconds for everything that the other side has at hand; it takes milliseconds."""
+
+TAKING = 10.0
+"""Seconds for a successor to accept connections once it has said that it will: until then nothing is done ahead."""
 
 STATE_LIMIT = 64 << 20
 """Bytes: many times the state of a full node in a cluster of ten thousand namespaces."""
@@ -146,6 +154,12 @@ class _Channel:
             raise HandoverError(f"a message of {length} bytes came; at most {limit} are taken")
         return await self._exactly(length)
 
+    async def closed(self) -> None:
+        """Until the other side has closed."""
+        with contextlib.suppress(HandoverError, OSError):
+            while True:
+                await self._exactly(1)
+
     async def _exactly(self, size: int) -> bytes:
         data = bytearray()
         loop = asyncio.get_running_loop()
@@ -215,12 +229,17 @@ class Predecessor:
         except OSError as error:
             log.warning("the predecessor was not told to stop", error=_words(error))
 
-    def close(self) -> None:
-        """Be done with it."""
-        self._channel.close()
+    def release(self) -> None:
+        """Give up what of it was not used; it hears of our end yet."""
+        self.state = b""
         for left in self.sockets.values():
             left.close()
         self.sockets.clear()
+
+    def close(self) -> None:
+        """Be done with it."""
+        self.release()
+        self._channel.close()
 
 
 async def ask(path: Path, *, needed: str) -> Predecessor:
@@ -303,6 +322,16 @@ class Estate(Protocol):
         """The successor accepts connections: stop doing so here."""
         ...
 
+    async def followed(self) -> bool:
+        """Whether anybody gives what there is to have now."""
+        ...
+
+
+async def answered(path: Path) -> bool:
+    """Whether anybody listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
+        return asking.connect_ex(str(path)) in {0, errno.EAGAIN}
+
 
 class Handover:
     """The side that serves: gives everything to the first successor that gets through; see the module."""
@@ -312,8 +341,12 @@ class Handover:
         self.handed = False
 
     async def run(self, listening: socket.socket) -> None:
-        """Eternal: one successor after the other, until one has taken over. Owns the socket."""
+        """Eternal: one successor after the other, until one has taken over, and then as long as anybody serves.
+
+        Owns the socket. Raises RuntimeError when the successor has ended and nobody serves.
+        """
         loop = asyncio.get_running_loop()
+        channel: _Channel | None = None
         with listening:
             while not self.handed:
                 connection, _ = await loop.sock_accept(listening)
@@ -327,7 +360,14 @@ class Handover:
                     # A mistake of ours must not end the process that serves everybody.
                     log.exception("handing over broke")
                 finally:
-                    channel.close()
+                    if not self.handed:
+                        channel.close()
+        if channel is not None:
+            with contextlib.closing(channel):
+                await channel.closed()
+        if not await self._estate.followed():
+            raise RuntimeError("the successor has ended and nobody serves: ending too, to be started anew")
+        log.info("the successor has ended, and has a successor of its own")
         await asyncio.Event().wait()
 
     async def _serve(self, channel: _Channel) -> None:
@@ -345,7 +385,8 @@ class Handover:
         try:
             async with asyncio.timeout(PATIENCE):
                 await channel.send(STATE, await self._estate.state())
-            await channel.receive(DONE)
+            async with asyncio.timeout(TAKING):
+                await channel.receive(DONE)
             self.handed = True
         finally:
             if not self.handed:

@@ -135,6 +135,7 @@ class Succession:
         self._source = source
         self._on_retired = on_retired
         self._former: Predecessor | None = None
+        self._told: Predecessor | None = None
         self._offered: State | None = None
         self._key: Secret | None = None
         self._open: Mapping[str, socket.socket] = {}
@@ -227,15 +228,16 @@ class Succession:
         """This process accepts connections: the predecessor may stop."""
         if self._former is not None:
             await self._former.done()
-            self._former.close()
-            self._former = None
+            self._former.release()
+            self._told, self._former = self._former, None
             log.info("taken over")
 
     def close(self) -> None:
         """Be done with the predecessor, and with sockets that nobody took."""
-        if self._former is not None:
-            self._former.close()
-            self._former = None
+        for former in (self._former, self._told):
+            if former is not None:
+                former.close()
+        self._former = self._told = None
         for left in self.given.values():
             left.close()
         self.given = {}
@@ -276,6 +278,10 @@ class Succession:
     async def retire(self) -> None:
         """The successor serves."""
         await self._on_retired()
+
+    async def followed(self) -> bool:
+        """Whether anybody gives what there is to have now."""
+        return await handover.answered(self._path)
 
     def _adopt_directory(self, state: State, *, same_network: bool) -> None:
         memory = state.directory

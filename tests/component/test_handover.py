@@ -54,6 +54,7 @@ class House:
         self.said: list[object] = []
         self.retired = asyncio.Event()
         self.broken = False
+        self.elsewhere = True
         self.number = 0
 
     def sockets(self) -> Mapping[str, socket.socket]:
@@ -75,6 +76,10 @@ class House:
         """It is told to stop."""
         self.said.append("retire")
         self.retired.set()
+
+    async def followed(self) -> bool:
+        """Whether somebody else serves by now."""
+        return self.elsewhere
 
     def close(self) -> None:
         """Be gone."""
@@ -160,6 +165,36 @@ async def test_a_successor_that_dies(tmp_path: Path) -> None:
         await former.done()
         await house.retired.wait()
         former.close()
+
+
+async def test_a_successor_that_ends_later(tmp_path: Path) -> None:
+    """Who has retired lives with it: it fails when the successor ends and nobody serves, and only then."""
+    path = tmp_path / "socket"
+    with closing(House()) as house:
+        house.elsewhere = False
+        task = asyncio.create_task(Handover(house).run(await asyncio.to_thread(handover.bound, path)))
+        former = await ask(path, needed=NAME)
+        await former.take()
+        await former.done()
+        await house.retired.wait()
+        former.release()
+        assert not task.done()
+        former.close()
+        with pytest.raises(RuntimeError, match="the successor has ended and nobody serves"):
+            async with asyncio.timeout(BOUND):
+                await task
+
+
+async def test_a_successor_that_never_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has said that it will, and hangs: the running process goes on as before, after a while."""
+    monkeypatch.setattr(handover, "TAKING", 0.2)
+    path = tmp_path / "socket"
+    async with running(path) as house:
+        former = await ask(path, needed=NAME)
+        await former.take()
+        with closing(former):
+            (await ask(path, needed=NAME)).close()
+        assert house.said == [True, False]
 
 
 async def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,9 @@ async def line(folder: Path, *arguments: str) -> AsyncIterator[Line]:
                 print(f"---- {agent.log_file}\n{agent.log()}")
             raise
         finally:
-            codes = [await agent.stop() for agent in reversed(made.agents)]
+            # Those first who have retired: they fail when nobody serves any more.
+            order = sorted(made.agents, key=lambda agent: '"handed over"' not in agent.log())
+            codes = [await agent.stop() for agent in order]
         assert codes == [0] * len(codes)
 
 
@@ -245,6 +247,24 @@ async def test_a_predecessor_that_hangs(tmp_path: Path) -> None:
         assert await agent.ask(PODS[0]) == (200, b"shop-web")
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_successor_that_ends_after_it_has_taken_over(tmp_path: Path, end: signal.Signals) -> None:
+    """A rollback ends the newer one while the older one is still there: that one fails, and started anew it serves."""
+    async with line(tmp_path) as upgrade:
+        former = upgrade.now
+        agent = await upgrade.follow()
+        await agent.stop(end)
+        async with asyncio.timeout(60):
+            assert await former.process.wait() == 1
+        assert "the successor has ended and nobody serves" in former.log()
+        upgrade.agents.clear()
+        upgrade.agents.append(agent)  # for its addresses
+        anew = await upgrade.next()
+        upgrade.agents.remove(agent)
+        await anew.until_ready()
+        assert await anew.ask(PODS[0]) == (200, b"shop-web")
+
+
 async def test_two_successors_at_once(tmp_path: Path) -> None:
     """One follows; the other waits, and follows that one. Whoever is last serves, alone."""
     async with line(tmp_path) as upgrade:
@@ -281,6 +301,9 @@ async def test_a_state_that_cannot_be_read(tmp_path: Path) -> None:
             for each in self.made.values():
                 each.close()
             self.calls.append("retire")
+
+        async def followed(self) -> bool:
+            return True
 
     async with line(tmp_path) as upgrade:
         first = upgrade.now
@@ -383,6 +406,6 @@ async def test_with_an_api_server_whose_memory_lags(tmp_path: Path) -> None:
             assert '"pods": 2' in agent.log()
             assert [len(sts.calls(arn.format(f"shop-{name}"))) for name in "abc"] == [1, 1, 1]
         finally:
-            codes = [await agent.stop() for agent in reversed(upgrade.agents)]
+            codes = [await agent.stop() for agent in upgrade.agents]
             print(*(agent.log() for agent in upgrade.agents), sep="----\n")
         assert codes == [0, 0]

@@ -17,6 +17,7 @@ from metaproxy.netlink import (
     Neighbour,
     Overrun,
     Route,
+    forget,
     messages,
     port_request,
     requests,
@@ -276,6 +277,14 @@ def test_one_port_is_asked_for() -> None:
     request = sealed(port_request(6, POD), 8)
     assert struct.unpack_from("=IHHII", request) == (len(request), 30, 1, 8, 0)
     assert request[28:] == attribute(2, POD) + MASTER
+
+
+def test_one_neighbour_is_forgotten() -> None:
+    """RTM_DELNEIGH of an IPv6 address on one device, without an answer (linux/neighbour.h)."""
+    request = sealed(forget(6, "fd44::10"), 8)
+    assert struct.unpack_from("=IHHII", request) == (len(request), 29, 1, 8, 0)
+    assert struct.unpack_from("=BxxxiHBB", request, 16) == (10, 6, 0, 0, 0)
+    assert request[28:] == struct.pack("=HH", 20, 1) + bytes.fromhex("fd44") + bytes(13) + b"\x10"
 
 
 def test_a_bridge_that_knows_vlans_is_told() -> None:
