@@ -141,6 +141,8 @@ _VALUES: Mapping[Peer, Mapping[str, Act]] = {
     "kiam": {
         "port": _not("the redirect leads to the agent's own address; its port is redirect.port"),
         "allow-route-regexp": _routes,
+        "whitelist-route-regexp": _routes,  # its name in older versions
+        **dict.fromkeys(("statsd", "statsd-prefix", "statsd-interval"), _not("metrics are for Prometheus alone")),
         "host": _not(_REDIRECT),
         "host-interface": _interface,
         **dict.fromkeys(("cert", "key", "ca", "server-address", "server-address-refresh", "bind"), _not(_NO_SERVER)),

@@ -81,6 +81,8 @@ def test_session_durations(value: str, seconds: int | None) -> None:
     ("peer", "flag", "said"),
     [
         ("kiam", "--allow-route-regexp=/latest/.*", "write what '/latest/.*' is for as paths of upstream.allow"),
+        ("kiam", "--whitelist-route-regexp=/latest/.*", "write what '/latest/.*' is for as paths of upstream.allow"),
+        ("kiam", "--statsd=127.0.0.1:8125", "Prometheus"),
         ("kiam", "--disable-strict-namespace-regexp", "must match the whole ARN"),
         ("kiam", "--level=loud", "there is no level 'loud'"),
         ("kube2iam", "--auto-discover-default-role", "the node's role to every pod"),
