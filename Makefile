@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PURE := addresses awschecks budget caller carriers clusterfacts compat credentials doctorchecks entitlements errors eventobjects findings handoverstate iamdocuments iamformats imds loglimit migration neighbours netlink nodechecks objects peers policy redirectiptables redirectnft redirectplan redirectrender redirectroutes roles status statuspage statusview ties tokens trust typedjson watchlines wording
 # What works on a node alone: covered by the tests in network namespaces.
-NODE := redirect redirectcommands redirectneighbours redirectnode
+NODE := redirect redirectcommands redirectnode
 # What builds images (docker, podman or buildah), and what is told of them in their labels.
 BUILDER ?= docker
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' metaproxy/__init__.py)
