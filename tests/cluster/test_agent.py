@@ -90,6 +90,8 @@ async def world(fragile: Cluster, node: str, tmp_path: Path) -> AsyncIterator[Wo
         made.token = await made.do("mint_token", made.team, "agent")
         await made.do("grant", made.team, "agent", [*READ, *TELL], name=f"{made.team}-agent")
         yield made
+        # Others look at all pods of the cluster.
+        await made.do("delete_namespace", made.team)
 
 
 async def test_a_pods_life(world: World) -> None:
