@@ -28,9 +28,6 @@ BACKLOG = 128
 SHUTDOWN = 1.0
 """Seconds for open admin requests to end."""
 
-BACKLOG = 128
-"""Connections that the kernel keeps for us while the loop is busy."""
-
 REFRESH = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 """Seconds between two looks of a page that refreshes itself."""
 
