@@ -15,37 +15,20 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Protocol
 
 import structlog
 
 from metaproxy.budget import Spending, TokenBucket
-from metaproxy.credentials import LAST_SERVED, Credentials, FailureClass, pause, renew_at, usable
+from metaproxy.credentials import Credentials
 from metaproxy.eager import in_task
-from metaproxy.errors import (
-    IssueError,
-    StsDenied,
-    StsInvalidRequest,
-    StsOwnIdentity,
-    StsPending,
-    StsRegionDisabled,
-    StsUnreachable,
-)
-from metaproxy.handoverstate import Failure, Held, failure_of
+from metaproxy.errors import IssueError, StsPending
+from metaproxy.handoverstate import Held
+from metaproxy.issuer import BoundedIssuer, Issuer
 from metaproxy.roles import AssumeRole
+from metaproxy.sessions import Entry, Priority, State
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()
-
-GRACE = 300.0
-"""Seconds for which a session that nobody wants is kept: a pod that is replaced finds it again."""
-
-FLIGHT_LIMIT = 15.0
-"""Seconds after which a flight is given up, whatever the supplier's own time-outs are."""
-
-EXPIRING = 600.0
-"""Seconds of life below which a renewal is urgent: SDKs fail with less than that (contract §9.1)."""
 
 NAP = 30.0
 """The longest sleep of the schedule: wall time may jump, and then the schedule must not sleep through it."""
@@ -61,58 +44,10 @@ QUICK_RETRY = (0.1, 0.3)
 clients that never ask again (contract §9.1)."""
 
 
-class Issuer(Protocol):
-    """Who asks STS."""
-
-    async def issue(self, call: AssumeRole) -> Credentials:
-        """The session that the call gives; raises an IssueError when it gives none."""
-        ...
-
-
-class Priority(IntEnum):
-    """Who goes first when the budget is short."""
-
-    WAITING = 0
-    EXPIRING = 1
-    PREFETCH = 2
-    EARLY = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """What is held of a call, for explanations: Unix seconds, no secret. `failing` and `retry_in` are seconds."""
-
-    held: bool
-    fetching: bool
-    issued: float | None
-    expires: float | None
-    renew_at: float | None
-    failure: IssueError | None
-    failing: float | None
-    retry_in: float | None
-
-
-_NOTHING = State(
-    held=False, fetching=False, issued=None, expires=None, renew_at=None, failure=None, failing=None, retry_in=None
-)
-
-
 @dataclass(slots=True, eq=False)
-class _Entry:
-    call: AssumeRole
-    wanted: set[str] = field(default_factory=set)
-    idle_since: float = 0.0
-    waiters: int = 0
-    flying: bool = False
-    credentials: Credentials | None = None
-    renew_at: float = 0.0
-    # The same moment, and the last moment of serving, on the loop's clock: a wall clock set back stretches no life.
-    renew_by: float = 0.0
-    serve_by: float = 0.0
-    failure: IssueError | None = None
-    failures: int = 0
-    failing_since: float = 0.0
-    retry_at: float = 0.0
+class _Shared(Entry):
+    """An entry for which several may wait."""
+
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self) -> None:
@@ -136,7 +71,7 @@ class Broker:
         chance: Callable[[], float] = random.random,
         on_failure: Callable[[AssumeRole, IssueError], None] = lambda _call, _failure: None,
     ) -> None:
-        self._issuer = issuer
+        self._issuer = BoundedIssuer(issuer, metrics, clock=clock)
         self._metrics = metrics
         self._concurrency = concurrency
         self._rate = rate
@@ -148,7 +83,7 @@ class Broker:
             result: metrics.counter("credentials_requests_total", result=result)
             for result in ("cached", "waited", "stale", "failed")
         }
-        self._entries: dict[AssumeRole, _Entry] = {}
+        self._entries: dict[AssumeRole, _Shared] = {}
         self._wants: dict[str, AssumeRole] = {}
         self._wake = asyncio.Event()
         self._bucket: TokenBucket | None = None
@@ -200,7 +135,7 @@ class Broker:
         self._count("waited")
         return held
 
-    async def _wait(self, entry: _Entry, deadline: float) -> Credentials:
+    async def _wait(self, entry: _Shared, deadline: float) -> Credentials:
         self._hurry(entry, deadline)
         self._wake.set()
         while (held := self._usable(entry)) is None:
@@ -216,7 +151,7 @@ class Broker:
                 raise StsPending("STS has not answered yet", remedy="ask again: the answer is kept") from None
         return held
 
-    def _hurry(self, entry: _Entry, deadline: float) -> None:
+    def _hurry(self, entry: _Shared, deadline: float) -> None:
         """Somebody waits now, and not as long as the pause: the second try comes as soon as if they had seen the first.
 
         Only that one, and only of a failure that may pass: an early 503 breaks clients that never ask again.
@@ -231,20 +166,7 @@ class Broker:
     def state(self, call: AssumeRole) -> State:
         """What is held of the call."""
         entry = self._entries.get(call)
-        if entry is None:
-            return _NOTHING
-        held = self._usable(entry)
-        now = asyncio.get_running_loop().time()
-        return State(
-            held=held is not None,
-            fetching=entry.flying,
-            issued=held.issued if held else None,
-            expires=held.expires if held else None,
-            renew_at=entry.renew_at if held else None,
-            failure=entry.failure,
-            failing=now - entry.failing_since if entry.failure else None,
-            retry_in=max(0.0, entry.retry_at - now) if entry.failure else None,
-        )
+        return State() if entry is None else entry.state(asyncio.get_running_loop().time(), self._clock())
 
     def spending(self) -> Spending:
         """How much of the budget towards STS is left, and what is made of it."""
@@ -281,39 +203,16 @@ class Broker:
     def held(self) -> tuple[Held, ...]:
         """Everything that is held, for a process that goes on with it."""
         now, wall = asyncio.get_running_loop().time(), self._clock()
-        return tuple(
-            Held(
-                call=entry.call,
-                credentials=credentials,
-                renew_in=min(entry.renew_at - wall, entry.renew_by - now) if credentials else 0.0,
-                serve_in=entry.serve_by - now if credentials else 0.0,
-                failure=None if entry.failure is None else _told(entry.failure),
-                failures=entry.failures,
-                failing=now - entry.failing_since if entry.failure else 0.0,
-                retry_in=max(0.0, entry.retry_at - now) if entry.failure else 0.0,
-            )
-            for entry in self._entries.values()
-            if (credentials := self._usable(entry)) is not None or entry.failure is not None
-        )
+        held = (entry.held(now, wall) for entry in self._entries.values())
+        return tuple(one for one in held if one is not None)
 
     def adopt(self, held: Iterable[Held]) -> None:
         """Hold what another process held. What is held already and lives longer is kept."""
         now, wall = asyncio.get_running_loop().time(), self._clock()
         for one in held:
             entry = self._entry(one.call)
-            if (mine := entry.credentials) is not None and (
-                one.credentials is None or one.credentials.expires <= mine.expires
-            ):
-                continue
-            if (credentials := one.credentials) is not None:
-                entry.credentials = credentials
-                entry.renew_at, entry.renew_by = wall + one.renew_in, now + one.renew_in
-                # Neither clock stretches a life: not ours here, nor the other process's there.
-                entry.serve_by = now + min(one.serve_in, credentials.expires - LAST_SERVED - wall)
-            entry.failure = failure_of(one.failure) if one.failure is not None else None
-            entry.failures, entry.retry_at = one.failures, now + one.retry_in
-            entry.failing_since = now - one.failing
-            entry.tell()
+            if entry.adopt(one, now, wall):
+                entry.tell()
         self._wake.set()
 
     async def run(self) -> None:
@@ -328,30 +227,27 @@ class Broker:
                     async with asyncio.timeout(max(nap, TICK)):
                         await self._wake.wait()
 
-    def _entry(self, call: AssumeRole) -> _Entry:
+    def _entry(self, call: AssumeRole) -> _Shared:
         entry = self._entries.get(call)
         if entry is None:
-            entry = self._entries[call] = _Entry(call=call, idle_since=asyncio.get_running_loop().time())
+            entry = self._entries[call] = _Shared(call=call, idle_since=asyncio.get_running_loop().time())
         return entry
 
-    def _usable(self, entry: _Entry) -> Credentials | None:
-        held = entry.credentials
-        if held is None or not usable(held, self._clock()) or asyncio.get_running_loop().time() >= entry.serve_by:
-            return None
-        return held
+    def _usable(self, entry: _Shared) -> Credentials | None:
+        return entry.usable(asyncio.get_running_loop().time(), self._clock())
 
     def _dispatch(self, group: asyncio.TaskGroup, bucket: TokenBucket) -> float:
         """Start what is due and the budget allows, most urgent first; seconds until the next thing may be due."""
         now, wall = asyncio.get_running_loop().time(), self._clock()
         nap = NAP
-        due: list[tuple[Priority, int, _Entry]] = []
+        due: list[tuple[Priority, int, _Shared]] = []
         for number, entry in enumerate(list(self._entries.values())):
-            wait = self._due_in(entry, now, wall)
+            wait = entry.due_in(now, wall, resting=self.resting)
             if wait is None:
-                if self._idle(entry, now):
+                if entry.idle(now):
                     del self._entries[entry.call]
             elif wait <= 0:
-                due.append((self._priority(entry, wall), number, entry))
+                due.append((entry.priority(wall), number, entry))
             else:
                 nap = min(nap, wait)
         due.sort(key=lambda item: item[:2])
@@ -370,24 +266,7 @@ class Broker:
         self._measure(wall, queued=self._queued)
         return nap
 
-    def _due_in(self, entry: _Entry, now: float, wall: float) -> float | None:
-        """Seconds until STS is to be asked for an entry; None when it is not, as things stand."""
-        if entry.flying or not (entry.waiters or (entry.wanted and not self.resting)):
-            return None
-        fresh = min(entry.renew_at - wall, entry.renew_by - now) if self._usable(entry) else 0.0
-        return max(fresh, entry.retry_at - now if entry.failure else 0.0)
-
-    def _priority(self, entry: _Entry, wall: float) -> Priority:
-        if entry.waiters:
-            return Priority.WAITING
-        if entry.credentials is None:
-            return Priority.PREFETCH
-        return Priority.EXPIRING if entry.credentials.expires - wall < EXPIRING else Priority.EARLY
-
-    def _idle(self, entry: _Entry, now: float) -> bool:
-        return not (entry.flying or entry.wanted or entry.waiters) and now - entry.idle_since >= GRACE
-
-    async def _fly(self, entry: _Entry) -> None:
+    async def _fly(self, entry: _Shared) -> None:
         try:
             credentials = await self._ask(entry)
         except IssueError as failure:
@@ -400,52 +279,17 @@ class Broker:
             entry.tell()
             self._wake.set()
 
-    async def _ask(self, entry: _Entry) -> Credentials:
+    async def _ask(self, entry: _Shared) -> Credentials:
         try:
-            return await self._ask_once(entry.call)
+            return await self._issuer.issue(entry.call)
         except IssueError as failure:
             if not (failure.retryable and entry.waiters and entry.failures == 0):
                 raise
         await asyncio.sleep(self._quick())
-        return await self._ask_once(entry.call)
+        return await self._issuer.issue(entry.call)
 
-    async def _ask_once(self, call: AssumeRole) -> Credentials:
-        loop = asyncio.get_running_loop()
-        begun, outcome = loop.time(), "ok"
-        try:
-            async with asyncio.timeout(FLIGHT_LIMIT):
-                return await self._issued(call)
-        except IssueError as failure:
-            outcome = failure.reason.value
-            raise
-        except TimeoutError as error:
-            outcome = StsUnreachable.reason.value
-            raise StsUnreachable("STS did not answer in time", remedy="ask again; STS is asked on") from error
-        except Exception as error:
-            # A mistake of the supplier's must not end the agent: every other pod still depends on it.
-            outcome = StsUnreachable.reason.value
-            log.exception("the call to STS broke", role_arn=call.role.arn)
-            raise StsUnreachable("the call to STS broke", remedy="ask again, and tell the operator") from error
-        finally:
-            self._metrics.histogram("sts_request_duration_seconds", outcome=outcome).observe(loop.time() - begun)
-
-    async def _issued(self, call: AssumeRole) -> Credentials:
-        credentials = await self._issuer.issue(call)
-        if usable(credentials, self._clock()):
-            return credentials
-        # A failure, with its pauses: kept as a session it would be due again at once, for ever.
-        raise StsOwnIdentity(
-            "the session that STS gave is over already: the node's clock is wrong",
-            remedy="ask again, and tell the operator to set the node's clock",
-        )
-
-    def _landed(self, entry: _Entry, credentials: Credentials) -> None:
-        entry.credentials = credentials
-        entry.renew_at = renew_at(credentials, phase=self._chance())
-        now, wall = asyncio.get_running_loop().time(), self._clock()
-        entry.renew_by = now + entry.renew_at - wall
-        entry.serve_by = now + credentials.expires - LAST_SERVED - wall
-        entry.failure, entry.failures, entry.retry_at = None, 0, 0.0
+    def _landed(self, entry: _Shared, credentials: Credentials) -> None:
+        entry.landed(credentials, asyncio.get_running_loop().time(), self._clock(), phase=self._chance())
         log.info(
             "session issued",
             role_arn=entry.call.role.arn,
@@ -456,19 +300,8 @@ class Broker:
             pod_uids=sorted(entry.wanted)[:AUDITED],
         )
 
-    def _failed(self, entry: _Entry, failure: IssueError) -> None:
-        now = asyncio.get_running_loop().time()
-        if entry.failure is None:
-            entry.failing_since = now
-        entry.failures += 1
-        entry.failure = failure
-        wait = pause(
-            _class_of(failure),
-            failures=entry.failures,
-            jitter=self._chance(),
-            holding=self._usable(entry) is not None,
-        )
-        entry.retry_at = now + wait
+    def _failed(self, entry: _Shared, failure: IssueError) -> None:
+        wait = entry.failed(failure, asyncio.get_running_loop().time(), self._clock(), jitter=self._chance())
         log.warning(
             "no session",
             role_arn=entry.call.role.arn,
@@ -497,15 +330,3 @@ class Broker:
             sum(1 for entry in self._entries.values() if self._usable(entry) is not None)
         )
         self._metrics.gauge("credentials_shortest_life_seconds").set(min(lives, default=0.0))
-
-
-def _told(failure: IssueError) -> Failure:
-    return Failure(reason=failure.reason.value, message=failure.message, remedy=failure.remedy, code=failure.code)
-
-
-def _class_of(failure: IssueError) -> FailureClass:
-    if isinstance(failure, StsInvalidRequest):
-        return FailureClass.INVALID
-    if isinstance(failure, StsDenied | StsRegionDisabled):
-        return FailureClass.DENIED
-    return FailureClass.TRANSIENT

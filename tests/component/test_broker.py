@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from metaproxy.broker import FLIGHT_LIMIT, GRACE, NAP, Broker
+from metaproxy.broker import NAP, Broker
 from metaproxy.credentials import LAST_SERVED, Credentials
 from metaproxy.errors import (
     IssueError,
@@ -28,7 +28,9 @@ from metaproxy.errors import (
     StsThrottled,
     StsUnreachable,
 )
+from metaproxy.issuer import FLIGHT_LIMIT
 from metaproxy.roles import AssumeRole, RoleArn
+from metaproxy.sessions import GRACE
 from metaproxy.telemetry import Metrics
 from tests.fakes.issuer import BASE, ScriptedIssuer, Wall
 
