@@ -23,6 +23,7 @@ from metaproxy import __version__, keyfile, listener, sockets, status, tokens
 from metaproxy.admin import BACKLOG, Admin
 from metaproxy.broker import Broker
 from metaproxy.caller import Directory
+from metaproxy.claims import Why
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import IssueError, MetaproxyError
 from metaproxy.events import EventRecorder
@@ -46,7 +47,6 @@ from metaproxy.sts import Options, Sts
 from metaproxy.succession import HANDOVER, Succession
 from metaproxy.taint import StartupTaint
 from metaproxy.telemetry import Metrics, configure_logging, measure_lag
-from metaproxy.ties import Why
 from metaproxy.unixsocket import UnixSocket
 from metaproxy.witness import Witness
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from metaproxy.carriers import Carrier, Device
+from metaproxy.claims import Why
 from metaproxy.ties import Memory as TiesMemory
-from metaproxy.ties import Ties, Why
+from metaproxy.ties import Ties
 
 ROLE = "iam.amazonaws.com/role"
 SESSION_NAME = "iam.amazonaws.com/session-name"

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from metaproxy.caller import Directory, Pod
+from metaproxy.claims import Why
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import Reason
 from metaproxy.imds import date
 from metaproxy.policy import Grant
 from metaproxy.roles import AssumeRole
 from metaproxy.status import Address, Held, Place, PodFacts, decided, listed
-from metaproxy.ties import Why
 
 
 class Explainer:

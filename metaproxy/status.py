@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from metaproxy.budget import Spending
 from metaproxy.caller import ROLE, Pod
+from metaproxy.claims import Why
 from metaproxy.errors import IssueError, Reason
 from metaproxy.policy import Decision, Grant
-from metaproxy.ties import Why
 
 
 class Condition(StrEnum):

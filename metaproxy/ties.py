@@ -11,20 +11,7 @@ device or host route goes, or another carrier is seen in its place), the address
 - the tied carrier is back: then nothing happened to the pod; or
 - a claim that is *newer than the loss* is known: its pod is tied to what carries the address then.
 
-What is newer than the loss? That something arrives after it says nothing: a watch may be late. A consistent read of the
-API server that *began* after the loss does: every version later than that list's was written after the loss (the
-address's `fence`). So
-
-- a pod that claimed the address when it was lost counts again only with a version behind the fence, in which the node
-  agent (kubelet) itself says something of the pod (`observed`) that it did not in that read, and not when it is being
-  deleted: an annotation, a label or a deletion write the old addresses once more, and so does the read, without
-  anybody having looked at them.
-- a pod that did not, counts when that read names it, or behind the fence. But if it is not known whose carrier was
-  lost (one that was never tied went, or words of the kernel were lost) it is treated as if it had: it may be the loser.
-
-Until the read is there nobody counts. When an owner's claim ends by the API server's word, the fence is the version of
-that word, if no later read has set it and none is awaited; who had lost the address before has lost it still. Claims
-without version are files, whose author's newest word always counts.
+What is newer than the loss is defined in `claims`. Until the read that it takes is there nobody counts.
 
 A bridge forgets: that a neighbour or a port is not known at the moment is no loss, but nobody is the owner meanwhile.
 It is asked for before a connection from there can be made. Two pods' addresses behind one port of a bridge have no
@@ -38,105 +25,20 @@ there has it wherever it is seen next, and if it is seen nowhere. So claims deci
 make a device common, and only they have a say there: two that were lost, at the addresses of one successor, are no two
 pods. And that routes go does not end it: they go one by one when such a device is made anew.
 
-Ports of a bridge
------------------
-On a bridge anybody can answer for anybody, so that what is seen at an address is worth little. But a pod's port does
-not move: while its device lives it is that pod's alone, and the pod has no other there, whatever is written of either.
-
-So it is the first tie that matters. A pod that answers nowhere has a port that nobody knows to be its, from which it
-can answer for another. Hence nobody gets a first port while there is another pod on the bridge (alive, with an address
-there) that has none, unless each of these is seen, each at a port of its own that is nobody's. That it is being deleted
-changes nothing: its author says for how long. Not waited for is one whose port is gone, until the kubelet has looked at
-it anew.
+On a bridge a pod has its port to itself: see `tenancy`.
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import Generic, Protocol, TypeGuard, TypeVar
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeGuard
 
 from metaproxy.carriers import Carrier, Device
+from metaproxy.claims import ClaimT, Point, Why, best, counts
+from metaproxy.tenancy import Port, Tenancy, Tenant
 
 REMEMBERED = 1024
 """Addresses that nobody claims and whose last loss is remembered: many times what one node has to give."""
-
-
-class Claim(Protocol):
-    """A pod that says it has an address."""
-
-    @property
-    def uid(self) -> str:
-        """Who."""
-        ...
-
-    @property
-    def version(self) -> int:
-        """When it was written; 0 in files."""
-        ...
-
-    @property
-    def terminating(self) -> bool:
-        """Whether it is being deleted."""
-        ...
-
-    @property
-    def observed(self) -> str:
-        """A digest of what the kubelet last wrote; empty when it saw nothing of the pod run."""
-        ...
-
-
-ClaimT = TypeVar("ClaimT", bound=Claim)
-
-
-class Why(StrEnum):
-    """Why an address that is claimed has no owner."""
-
-    LOST = "lost"
-    UNRESOLVED = "unresolved"
-    SHARED = "shared"
-    UNSETTLED = "unsettled"
-    BLIND = "blind"
-
-
-@dataclass(slots=True)
-class Point:
-    """What is known of an address.
-
-    `last` is the last carrier that was seen and not lost: `sight`, unless a bridge has forgotten it. `loss` numbers the
-    last loss, 0 is none; `fence` is None until a read that began after it is there, and `proof` is what the kubelet had
-    said of each pod in that. `stale`: who claimed the address at the loss. `anonymous`: nobody knows whose it was. An
-    owner (`uid`) that left a common device is not broken, but `tied` to nothing.
-    """
-
-    sight: Carrier | None = None
-    last: Carrier | None = None
-    uid: str = ""
-    tied: Carrier | None = None
-    broken: bool = False
-    loss: int = 0
-    fence: int | None = 0
-    proof: Mapping[str, str] = field(default_factory=dict)
-    stale: set[str] = field(default_factory=set)
-    anonymous: bool = False
-
-
-@dataclass(slots=True)
-class Tenant:
-    """The pod that a bridge's port is of, and where it was seen there; `over`: the API server has the pod no more."""
-
-    uid: str
-    bridge: int
-    addresses: set[str]
-    over: bool = False
-
-
-@dataclass(slots=True)
-class Port:
-    """A pod's port on a bridge; without device it is gone, and `observed` is what the kubelet had said by then."""
-
-    device: Device | None
-    observed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +68,7 @@ class Ties(Generic[ClaimT]):
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._at: dict[Device, set[str]] = {}
         self._common: set[Device] = set()
-        self._tenants: dict[Device, Tenant] = {}
-        self._ports: dict[tuple[str, int], Port] = {}
+        self._tenancy: Tenancy[ClaimT] = Tenancy()
         self._unsettled: set[str] = set()
         self._blind, self._heard = True, False
         self.losses = 0
@@ -185,24 +86,25 @@ class Ties(Generic[ClaimT]):
 
     def states(self) -> Mapping[str, int]:
         """How many claimed addresses are tied, withdrawn (or not seen yet on their bridge), without an own carrier."""
-        counts = {"tied": 0, "withdrawn": 0, "unseen": 0}
+        found = {"tied": 0, "withdrawn": 0, "unseen": 0}
         for address, point in self._points.items():
             if address not in self._idle:
                 tied = point.tied is not None and not point.broken and not self._is_common(point.tied)
                 lost = point.broken or (point.sight is not None and not self._is_common(point.sight))
-                counts["tied" if tied else "withdrawn" if lost else "unseen"] += 1
-        return counts
+                found["tied" if tied else "withdrawn" if lost else "unseen"] += 1
+        return found
 
     def memory(self) -> Memory:
         """What is remembered now: a copy."""
+        tenants, ports = self._tenancy.memory()
         order = {address: number for number, address in enumerate(self._idle)}
         return Memory(
             points={
                 address: self._copied(address, self._points[address])
                 for address in sorted(self._points, key=lambda address: order.get(address, -1))
             },
-            tenants={device: replace(one, addresses=set(one.addresses)) for device, one in self._tenants.items()},
-            ports={key: replace(port) for key, port in self._ports.items()},
+            tenants=tenants,
+            ports=ports,
             common=frozenset(self._common),
             losses=self.losses,
             heard=self._heard,
@@ -225,8 +127,7 @@ class Ties(Generic[ClaimT]):
             self._move(address, point, sight)
             if not self._claims(address):
                 self._idle[address] = None
-        self._tenants.update(memory.tenants)
-        self._ports.update(memory.ports)
+        self._tenancy.adopt(memory.tenants, memory.ports)
         self._common |= memory.common
         self.losses, self._heard = memory.losses, memory.heard
 
@@ -268,9 +169,7 @@ class Ties(Generic[ClaimT]):
 
     def ended(self, uid: str) -> set[str]:
         """The API server has the pod no more; the addresses that this may decide."""
-        for key in [key for key in self._ports if key[0] == uid]:
-            if (device := self._ports.pop(key).device) is not None:
-                self._tenants[device].over = True
+        self._tenancy.ended(uid)
         return set(self._unsettled)
 
     def saw(self, sights: Mapping[str, Carrier | None]) -> set[str]:
@@ -294,11 +193,7 @@ class Ties(Generic[ClaimT]):
     def died(self, device: Device) -> set[str]:
         """A device is gone: what it carried is lost, on bridges too. The addresses concerned."""
         concerned = set(self._unsettled)
-        if (tenant := self._tenants.pop(device, None)) is not None and not tenant.over:
-            said = [
-                claim.observed for each in tenant.addresses for claim in self._claims(each) if claim.uid == tenant.uid
-            ]
-            self._ports[tenant.uid, tenant.bridge] = Port(None, said[0] if said else "")
+        self._tenancy.died(device, self._claims)
         for address, point in self._points.items():
             if point.last is not None and point.last.device == device:
                 concerned.add(address)
@@ -332,7 +227,7 @@ class Ties(Generic[ClaimT]):
     def awaited(self, address: str) -> list[ClaimT]:
         """The pods that keep others on the address's bridge from a first port: none is seen at one of its own."""
         point = self._points.get(address)
-        return [] if point is None or point.sight is None else self._open(point.sight.bridge)
+        return [] if point is None or point.sight is None else self._waiting(point.sight.bridge)
 
     def judge(self, address: str) -> list[ClaimT] | Why:
         """Whose claims count now, tying a single one to the carrier; or why nobody's does."""
@@ -346,7 +241,7 @@ class Ties(Generic[ClaimT]):
     def _judged(self, address: str) -> list[ClaimT] | Why:
         claims, point = self._claims(address), self._points.get(address)
         if point is None or not claims:
-            return _best(claims)
+            return best(claims)
         if self._blind and not (self._heard and point.tied is None and point.sight is None):
             return Why.BLIND
         if point.sight is not None and point.sight.bridge:
@@ -354,10 +249,10 @@ class Ties(Generic[ClaimT]):
                 return Why.SHARED
         elif point.sight is not None and not self._is_common(point.sight) and self._is_crowded(point.sight):
             self._common.add((point.sight.link, point.sight.born))
-        best = _best([claim for claim in claims if _counts(point, claim)])
-        if not best:
+        counting = best([claim for claim in claims if counts(point, claim)])
+        if not counting:
             return Why.LOST
-        return best if len(best) > 1 else self._tied(address, point, best[0])
+        return counting if len(counting) > 1 else self._tied(address, point, counting[0])
 
     def _tied(self, address: str, point: Point, claim: ClaimT) -> list[ClaimT] | Why:
         if point.sight is None:
@@ -368,8 +263,10 @@ class Ties(Generic[ClaimT]):
             return Why.UNRESOLVED
         if claim.uid == point.uid and point.tied is not None and not point.broken:
             return [claim]
-        if point.sight.bridge and (why := self._port(address, point.sight, point.sight.device, claim)) is not None:
-            return why
+        if bridge := point.sight.bridge:
+            why = self._tenancy.take(claim, address, bridge, point.sight.device, lambda: self._waiting(bridge))
+            if why is not None:
+                return why
         point.uid, point.tied, point.broken, point.anonymous = claim.uid, point.sight, False, False
         return [claim]
 
@@ -378,7 +275,7 @@ class Ties(Generic[ClaimT]):
         if not point.broken:
             # Who had lost the address to this one does not get it back by that.
             claims = self._claims(address)
-            lost = {each.uid for each in claims if each.uid in point.stale and not _counts(point, each)}
+            lost = {each.uid for each in claims if each.uid in point.stale and not counts(point, each)}
             point.loss, point.broken = self._number(), True
             point.fence = None if point.fence is None else max(point.fence, version)
             proof = {uid: said for uid, said in point.proof.items() if uid in lost}
@@ -412,7 +309,7 @@ class Ties(Generic[ClaimT]):
     def _is_crowded(self, sight: Carrier) -> bool:
         """Whether no pod has a claim that counts at each address of the device at which one does."""
         pods = [
-            {claim.uid for claim in self._claims(address) if _counts(self._points[address], claim)}
+            {claim.uid for claim in self._claims(address) if counts(self._points[address], claim)}
             for address in self._beside(sight)
         ]
         there = [each for each in pods if each]
@@ -444,51 +341,14 @@ class Ties(Generic[ClaimT]):
         theirs = [self._claims(other) for other in self._beside(sight) if other != address]
         return any(pods and mine.isdisjoint(pod.uid for pod in pods) for pods in theirs)
 
-    def _port(self, address: str, sight: Carrier, device: Device, claim: ClaimT) -> Why | None:
-        """Make the bridge's port the pod's, for this address too; or why not."""
-        port = self._ports.get((claim.uid, sight.bridge))
-        if port is not None and port.device is not None:
-            if port.device != device:
-                return Why.LOST
-        elif not self._free(device, address, claim.uid):
-            return Why.SHARED
-        elif self._open(sight.bridge):
-            return Why.UNSETTLED
-        self._ports[claim.uid, sight.bridge] = Port(device)
-        tenant = self._tenants.setdefault(device, Tenant(claim.uid, sight.bridge, set()))
-        tenant.uid, tenant.over = claim.uid, False
-        tenant.addresses.add(address)
-        return None
+    def _waiting(self, bridge: int) -> list[ClaimT]:
+        """The pods that keep others on the bridge from a first port."""
+        return self._tenancy.waiting(bridge, self._there(bridge))
 
-    def _free(self, device: Device, address: str, uid: str) -> bool:
-        """Whether the port may become the pod's: it is nobody's, or was of one that this one continues.
-
-        A static pod's mirror is made anew under another uid, at the addresses of the same sandbox.
-        """
-        tenant = self._tenants.get(device)
-        return tenant is None or tenant.uid == uid or (tenant.over and address in tenant.addresses)
-
-    def _open(self, bridge: int) -> list[ClaimT]:
-        """The pods on the bridge that have no port there and are not seen, each at a free port that no other is at."""
-        pods: dict[str, ClaimT] = {}
-        seen: dict[str, set[Device]] = {}
+    def _there(self, bridge: int) -> Iterator[tuple[str, Device | None, Sequence[ClaimT]]]:
         for address, point in self._points.items():
-            if point.sight is None or point.sight.bridge != bridge:
-                continue
-            for claim in self._claims(address):
-                port = self._ports.get((claim.uid, bridge))
-                if port is not None and (port.device or port.observed == claim.observed):
-                    continue
-                pods[claim.uid] = claim
-                devices = seen.setdefault(claim.uid, set())
-                if point.sight.device is not None and self._free(point.sight.device, address, claim.uid):
-                    devices.add(point.sight.device)
-        crowd = Counter(device for devices in seen.values() for device in devices)
-        return [claim for uid, claim in pods.items() if all(crowd[device] > 1 for device in seen[uid])]
-
-
-def _best(claims: Sequence[ClaimT]) -> list[ClaimT]:
-    return [claim for claim in claims if not claim.terminating] or list(claims)
+            if point.sight is not None and point.sight.bridge == bridge:
+                yield address, point.sight.device, self._claims(address)
 
 
 def _differs(last: Carrier, sight: Carrier | None) -> bool:
@@ -498,15 +358,3 @@ def _differs(last: Carrier, sight: Carrier | None) -> bool:
     if sight.device is None:
         return sight.bridge != last.bridge or sight.hardware not in {b"", last.hardware}
     return sight != last
-
-
-def _counts(point: Point, claim: Claim) -> bool:
-    """The rule of the module's page."""
-    if not point.loss or (claim.uid == point.uid and not point.broken):
-        return True
-    if point.fence is None:
-        return False
-    if not point.anonymous and claim.uid not in point.stale:
-        return True
-    newer = claim.observed not in {"", point.proof.get(claim.uid)}
-    return newer and claim.version > point.fence and not claim.terminating

@@ -20,6 +20,7 @@ from metaproxy import tokens
 from metaproxy.broker import Broker
 from metaproxy.caller import EXTERNAL_ID, IMDS_TOKENS, PERMITTED, ROLE, Directory, Namespace, Pod
 from metaproxy.carriers import Carrier
+from metaproxy.claims import Why
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import Reason, StsDenied, StsInvalidRequest, StsThrottled, StsUnreachable, UpstreamUnavailable
 from metaproxy.explain import Explainer
@@ -31,7 +32,6 @@ from metaproxy.roles import BaseArn
 from metaproxy.server import Server
 from metaproxy.status import Address, Place
 from metaproxy.telemetry import Metrics
-from metaproxy.ties import Why
 from tests.fakes.issuer import ScriptedIssuer, Wall
 
 pytestmark = pytest.mark.looptime(noop_cycles=2)

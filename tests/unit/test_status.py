@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from metaproxy import statuspage
 from metaproxy.budget import Spending, TokenBucket
 from metaproxy.caller import ROLE, Pod
+from metaproxy.claims import Why
 from metaproxy.errors import IssueError, Reason, StsDenied, StsUnreachable
 from metaproxy.policy import Decision, Denial, Grant
 from metaproxy.roles import AssumeRole, RoleArn
 from metaproxy.status import Address, Agent, Condition, Place, PodFacts, Watch, document, listed
 from metaproxy.statustable import text
 from metaproxy.statusview import LONGEST, Tone, view
-from metaproxy.ties import Why
 from metaproxy.wording import duration, printable, shortened
 
 NOW = 1_000_000.0

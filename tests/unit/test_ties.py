@@ -7,7 +7,8 @@ import pytest
 
 from metaproxy import ties
 from metaproxy.carriers import Carrier
-from metaproxy.ties import Ties, Why
+from metaproxy.claims import Why
+from metaproxy.ties import Ties
 
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 VETH, OTHER = Carrier(link=7, born=1), Carrier(link=8, born=2)
@@ -279,7 +280,7 @@ def test_a_pod_has_one_port_on_a_bridge(address: str) -> None:
     bench.ties.died((4, 3))
     bench.read(14, p="third")
     assert bench.claim(address, Pod("p", 15, observed="fourth")) == "p"
-    assert bench.ties._tenants.keys() == {(5, 4)}
+    assert bench.ties._tenancy.tenants.keys() == {(5, 4)}
 
 
 def test_who_is_seen_nowhere_keeps_others_from_a_first_port() -> None:
@@ -350,12 +351,12 @@ def test_a_pod_whose_port_is_gone_is_waited_for_when_it_is_looked_at_anew() -> N
     assert bench.judged(C) == "later"
     bench.claim(C, gone=Pod("later"), version=9)
     bench.ties.died((6, 5))
-    assert bench.ties._ports["later", 3].device is None
+    assert bench.ties._tenancy.ports["later", 3].device is None
     bench.ties.ended("later")
     bench.ties.ended("fresh")
     bench.ties.died((5, 4))
-    assert {uid for uid, _ in bench.ties._ports} == {"p"}
-    assert bench.ties._tenants == {}
+    assert {uid for uid, _ in bench.ties._tenancy.ports} == {"p"}
+    assert bench.ties._tenancy.tenants == {}
 
 
 def test_a_pods_addresses_share_its_port() -> None:

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from metaproxy.caller import Directory, Pod
 from metaproxy.carriers import Carrier
-from metaproxy.ties import Why
+from metaproxy.claims import Why
 from tests.unit.witnessed import ADDRESSES, BRIDGED, THIEF, TWINS, World
 
 EVERY = st.sampled_from([*ADDRESSES, THIEF])
@@ -139,8 +139,8 @@ def size(world: World) -> int:
             ties._idle,
             ties._at,
             ties._common,
-            ties._tenants,
-            ties._ports,
+            ties._tenancy.tenants,
+            ties._tenancy.ports,
             ties._unsettled,
             ties.moved,
             world.table._said,
