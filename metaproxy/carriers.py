@@ -102,6 +102,10 @@ class Table:
         """The addresses that are looked after, and their carriers as last looked at."""
         return self._sights
 
+    def sight(self, address: str) -> Carrier | None:
+        """The carrier of an address that matters."""
+        return self._sights.get(address)
+
     @property
     def vlans(self) -> bool:
         """Whether a bridge may know a hardware address several times."""

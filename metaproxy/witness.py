@@ -1,6 +1,6 @@
 """Listens to the node's kernel about who carries the addresses of pods, and reports it.
 
-Knows: a socket of rtnetlink, when everything has to be asked anew, how to make the kernel look for an address.
+Knows: a socket of rtnetlink, when everything has to be asked anew.
 Must not know: what pods are, what a carrier means for an owner.
 
 A bridge's forwarding table is never asked for as a whole, and what is said of hardware addresses that no pod has does
@@ -16,7 +16,6 @@ import asyncio
 import errno
 import random
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ import structlog
 
 from metaproxy import netlink, sockets
 from metaproxy.carriers import Carrier, Device, Lives, Seen, Table
+from metaproxy.lookout import Lookout
 from metaproxy.netlink import End, Forwarding, Overrun
 from metaproxy.telemetry import Metrics
 
@@ -53,22 +53,8 @@ PATIENCE = 5.0
 PAUSE = 0.1
 """Seconds between two tries while the kernel's lists change faster than they are read."""
 
-ASK_AGAIN = (0.5, 30.0)
-"""Seconds between two datagrams to an address that the kernel does not know: from, and growing to."""
-
-CALL_HOME = 0.5
-"""Seconds between two datagrams to an address that has left its port on a bridge: it may want to come back."""
-
-DISCARD = 9
-"""The port to which nothing is said (RFC 863): that a packet has to go there makes the kernel look for the address."""
-
-IP_PKTINFO = 8
-"""Linux's number of the option that names a datagram's device; Python has no name for it."""
-
 ASKED_AT_ONCE = 32
 """Ports that are asked for before the first answer is read: so many fit into any buffer."""
-
-_PACKET_INFO = struct.Struct("=iII")
 
 
 class Sink(Protocol):
@@ -96,11 +82,7 @@ def netlink_socket() -> tuple[socket.socket, int]:
 
 
 class Witness:
-    """See the module. `follow` says which addresses matter; `run` is its life.
-
-    `_claimed`: the addresses that are looked for when the kernel does not know them. `_homes`: the port that an address
-    was last seen at before it was elsewhere or nowhere, while that port is there.
-    """
+    """See the module. `follow` says which addresses matter; `run` is its life."""
 
     def __init__(
         self,
@@ -119,11 +101,7 @@ class Witness:
         self._ended = asyncio.Event()
         self._outcome: Reason | None = None
         self._socket: socket.socket | None = None
-        self._probes: dict[int, socket.socket] = {}
-        self._claimed: frozenset[str] = frozenset()
-        self._homes: dict[str, Carrier] = {}
-        self._last: dict[str, Carrier] = {}
-        self._asked: dict[str, asyncio.TimerHandle] = {}
+        self._lookout = Lookout(self._table.sight)
         # Bridges' ports that are to be asked for, that have been, and of which something was said since they were.
         self._sought: deque[tuple[int, bytes]] = deque()
         self._seeking: dict[int, tuple[int, bytes]] = {}
@@ -150,21 +128,17 @@ class Witness:
     def adopt(self, lives: Lives, sights: Mapping[str, Carrier | None]) -> None:
         """Begin with what another process knew: the first answers of the kernel are compared with it."""
         self._table.adopt(lives, sights)
-        self._last = {address: sight for address, sight in sights.items() if sight is not None and sight.device}
+        self._lookout.adopt(sights)
 
     def follow(self, addresses: Mapping[str, bool]) -> None:
         """These addresses matter, and no others; each with whether it is to be looked for, too."""
-        self._claimed = frozenset(address for address, claimed in addresses.items() if claimed)
         for address in [address for address in self._table.sights if address not in addresses]:
             self._table.forget(address)
-            self._settled(address)
-            self._last.pop(address, None)
-            self._homes.pop(address, None)
+            self._lookout.forget(address)
         new = {address: self._table.want(address) for address in addresses if address not in self._table.sights}
         self._report(Seen({address: sight for address, sight in new.items() if sight is not None}, ()))
         self._tune()
-        for address in self._claimed:
-            self._mind(address)
+        self._lookout.follow(address for address, claimed in addresses.items() if claimed)
 
     async def run(self) -> None:
         """Eternal: listen, and ask for everything when that is due."""
@@ -188,13 +162,7 @@ class Witness:
     def _open(self, stack: ExitStack) -> None:
         listening, self._port = self._connect()
         stack.enter_context(listening)
-        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-            try:
-                probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            except OSError as error:
-                log.info("addresses of a family are not looked for", version=version, error=str(error))
-            else:
-                self._probes[version] = stack.enter_context(probe)
+        self._lookout.open(stack)
         self._socket = listening
         self._sift()
         stack.callback(self._close)
@@ -210,9 +178,6 @@ class Witness:
     def _close(self) -> None:
         assert self._socket is not None  # noqa: S101  only while running
         asyncio.get_running_loop().remove_reader(self._socket)
-        for address in list(self._asked):
-            self._settled(address)
-        self._probes.clear()
         self._socket = None
 
     async def _round(self, reason: Reason) -> Reason:
@@ -390,70 +355,9 @@ class Witness:
         self._sink.blind(True)
 
     def _report(self, seen: Seen) -> None:
-        for address in [address for address, home in self._homes.items() if home.device in seen.dead]:
-            del self._homes[address]
-        for address, sight in seen.sights.items():
-            self._note(address, sight, seen.dead)
+        self._lookout.saw(seen)
         if seen.sights or seen.dead:
             self._sink.saw(seen.sights, seen.dead)
-        for address in seen.sights:
-            self._mind(address)
+        self._lookout.mind(seen.sights)
         if seen.sights and not self._listing:
             self._tune()
-
-    def _note(self, address: str, sight: Carrier | None, dead: tuple[Device, ...]) -> None:
-        """Remember the port that the address has left."""
-        last = self._last.get(address)
-        if last is not None and last.bridge and last != sight and last.device not in dead:
-            self._homes.setdefault(address, last)
-        if sight is not None and sight.device is not None:
-            self._last[address] = sight
-            if sight == self._homes.get(address):
-                del self._homes[address]
-
-    def _mind(self, address: str) -> None:
-        """Look for the address if there is reason to, and it is not done already."""
-        if not self._missed(address):
-            self._settled(address)
-        elif address not in self._asked and self._socket is not None:
-            self._look_for(address)
-
-    def _missed(self, address: str) -> bool:
-        sight = self._table.sights.get(address)
-        away = address in self._homes or (sight is not None and sight.device is None)
-        return away and address in self._claimed
-
-    def _settled(self, address: str) -> None:
-        if (timer := self._asked.pop(address, None)) is not None:
-            timer.cancel()
-
-    def _look_for(self, address: str, pause: float = ASK_AGAIN[0]) -> None:
-        """Make the kernel learn where the address is, again and again until it knows."""
-        if not self._missed(address):
-            self._settled(address)
-            return
-        self._send(address)
-        home = self._homes.get(address)
-        if home is not None:
-            self._send(address, home.link)
-        self._asked[address] = asyncio.get_running_loop().call_later(
-            (pause if home is None else CALL_HOME) * (0.75 + 0.5 * random.random()),  # noqa: S311  spreads load
-            self._look_for,
-            address,
-            min(2 * pause, ASK_AGAIN[1]),
-        )
-
-    def _send(self, address: str, port: int = 0) -> None:
-        """A datagram to the address; through a bridge's port if one is given.
-
-        The kernel then asks for it behind that port alone, whatever it believes of it on the bridge. The answer arrives
-        on the bridge and corrects what is believed there. Of IPv6 it will not have this, for want of a route.
-        """
-        version = 6 if ":" in address else 4
-        if (probe := self._probes.get(version)) is None or (port and version == 6):  # noqa: PLR2004  IP's
-            return
-        through = [(socket.IPPROTO_IP, IP_PKTINFO, _PACKET_INFO.pack(port, 0, 0))] if port else []
-        try:
-            probe.sendmsg([b""], through, 0, (address, DISCARD))
-        except OSError as error:
-            log.debug("looking for an address failed", address=address, error=str(error))

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from structlog.testing import capture_logs
 
-from metaproxy import netlink, witness
+from metaproxy import lookout, netlink, witness
 from metaproxy.carriers import Carrier, Device
 from metaproxy.telemetry import Metrics
 from metaproxy.witness import Witness
@@ -211,9 +211,9 @@ async def discard(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Datagrams]:
     """The pod's discard port, at a number that needs no privilege, asked for without patience."""
     loop = asyncio.get_running_loop()
     transport, datagrams = await loop.create_datagram_endpoint(Datagrams, (POD, 0))
-    monkeypatch.setattr(witness, "DISCARD", transport.get_extra_info("sockname")[1])
-    monkeypatch.setattr(witness, "ASK_AGAIN", (0.01, 0.02))
-    monkeypatch.setattr(witness, "CALL_HOME", 0.01)
+    monkeypatch.setattr(lookout, "DISCARD", transport.get_extra_info("sockname")[1])
+    monkeypatch.setattr(lookout, "ASK_AGAIN", (0.01, 0.02))
+    monkeypatch.setattr(lookout, "CALL_HOME", 0.01)
     yield datagrams
     transport.close()
 
@@ -261,14 +261,14 @@ async def test_it_makes_the_kernel_look(discard: Datagrams) -> None:
         b.kernel.say(24, route(BRIDGE))
         b.witness.follow({POD: False})
         await b.sink.until_seen(Carrier(bridge=BRIDGE))
-        assert b.witness._asked == {}, "nobody claims it"
+        assert b.witness._lookout._asked == {}, "nobody claims it"
         b.witness.follow({POD: True})
         for _ in range(4):
             await discard.more()
         b.kernel.say(28, neighbour(MAC))
         b.kernel.say(28, forwarding(MAC))
         await b.sink.until_seen(HERE)
-        assert b.witness._asked == {}
+        assert b.witness._lookout._asked == {}
         b.kernel.say(16, struct.pack("=BxHiII", 0, 1, 9, 1, 0))
         b.kernel.say(28, neighbour(OTHER))
         b.kernel.say(28, forwarding(OTHER, 9))
@@ -278,14 +278,14 @@ async def test_it_makes_the_kernel_look(discard: Datagrams) -> None:
             await discard.more()
         b.kernel.say(28, neighbour(MAC))
         await b.sink.until_seen(HERE)
-        assert (b.witness._asked, b.witness._homes) == ({}, {})
+        assert (b.witness._lookout._asked, b.witness._lookout._homes) == ({}, {})
         b.kernel.say(28, neighbour(OTHER))
         await b.sink.until_seen(away)
         b.kernel.say(17, LINKS[1])
         await b.sink.until_dead((LOOPBACK, 1))
-        assert b.witness._homes == {}, "there is no home to be called to"
+        assert b.witness._lookout._homes == {}, "there is no home to be called to"
         b.witness.follow({})
-        assert b.witness._asked == {}
+        assert b.witness._lookout._asked == {}
 
 
 async def test_an_address_that_cannot_be_asked_hurts_nobody(
@@ -293,17 +293,17 @@ async def test_an_address_that_cannot_be_asked_hurts_nobody(
 ) -> None:
     """There is no way to it: it is tried again, and the rest goes on."""
     async with bench() as b:
-        b.witness._probes[4].close()
+        b.witness._lookout._probes[4].close()
         b.kernel.say(16, bridge())
         b.kernel.say(24, route(BRIDGE))
         b.witness.follow({POD: True})
         await b.sink.until_seen(Carrier(bridge=BRIDGE))
-        assert list(b.witness._asked) == [POD]
-        b.witness._probes.clear()
+        assert list(b.witness._lookout._asked) == [POD]
+        b.witness._lookout._probes.clear()
         b.kernel.say(28, neighbour(MAC))
         b.kernel.say(28, forwarding(MAC))
         await b.sink.until_seen(HERE)
-        assert b.witness._asked == {}
+        assert b.witness._lookout._asked == {}
 
 
 async def test_lost_words_are_asked_for_anew() -> None:
