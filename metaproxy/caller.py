@@ -2,20 +2,15 @@
 
 Knows: which pods and namespaces there are, in which version each was last seen, and whose claim to an address is best.
 Must not know: Kubernetes client types, sockets, the clock, the event loop, what a role is.
-
-Versions are resourceVersions read as integers; 0 means that the source has none (files). A list can be older than what
-a watch has already said (another API server answers, or a cache lags), so nothing here ever goes back in time: an older
-version of an object is dropped, an object that was deleted stays deleted, and a list removes only what it is new enough
-to know of.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from metaproxy.carriers import Carrier, Device
 from metaproxy.claims import Why
+from metaproxy.store import Change, Store
 from metaproxy.ties import Memory as TiesMemory
 from metaproxy.ties import Ties
 
@@ -28,9 +23,6 @@ IMDS_TOKENS = "metaproxy.dev/imds-tokens"
 
 POD_ANNOTATIONS = frozenset({ROLE, SESSION_NAME, EXTERNAL_ID})
 NAMESPACE_ANNOTATIONS = frozenset({PERMITTED, ALLOWED_ROLES, IMDS_TOKENS})
-
-TOMBSTONES = 4096
-"""How many deleted uids are remembered: many times what a node loses between two lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +66,6 @@ class Namespace:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
-ItemT = TypeVar("ItemT", Pod, Namespace)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change(Generic[ItemT]):
-    """One object before and after; None where it is not there."""
-
-    before: ItemT | None
-    after: ItemT | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """All that a directory knows, for a process that goes on with it.
@@ -100,56 +81,6 @@ class Memory:
     gone_namespaces: tuple[str, ...]
     listed_namespaces: int
     ties: TiesMemory | None
-
-
-class _Store(Generic[ItemT]):
-    """Objects by uid that never go back in time."""
-
-    def __init__(self, merge: Callable[[ItemT | None, ItemT, bool], ItemT]) -> None:
-        self._merge: Callable[[ItemT | None, ItemT, bool], ItemT] = merge
-        self.items: dict[str, ItemT] = {}
-        self._gone: OrderedDict[str, None] = OrderedDict()
-        self._listed = 0
-
-    def memory(self) -> tuple[tuple[ItemT, ...], tuple[str, ...], int]:
-        """The objects, the uids of those that are gone, and the version of the newest list."""
-        return tuple(self.items.values()), tuple(self._gone), self._listed
-
-    def adopt(self, items: Iterable[ItemT], gone: Iterable[str], listed: int) -> list[Change[ItemT]]:
-        """Begin with what another store knew."""
-        self.items = {item.uid: item for item in items}
-        self._gone, self._listed = OrderedDict.fromkeys(gone), listed
-        return [Change(before=None, after=item) for item in self.items.values()]
-
-    def put(self, item: ItemT, *, listed: bool = False) -> list[Change[ItemT]]:
-        before = self.items.get(item.uid)
-        # Unknown, but older than a list that did not have it: it came and went before that list, and is gone.
-        newest = self._listed if before is None else before.version
-        if item.uid in self._gone or 0 < item.version < newest:
-            return []
-        after = self._merge(before, item, listed)
-        if after == before:
-            return []
-        self.items[item.uid] = after
-        return [Change(before=before, after=after)]
-
-    def delete(self, uid: str, version: int) -> list[Change[ItemT]]:
-        if version:
-            self._gone[uid] = None
-            self._gone.move_to_end(uid)
-            if len(self._gone) > TOMBSTONES:
-                self._gone.popitem(last=False)
-        before = self.items.pop(uid, None)
-        return [] if before is None else [Change(before=before, after=None)]
-
-    def replace(self, items: Iterable[ItemT], version: int) -> list[Change[ItemT]]:
-        listed = list(items)
-        uids = {item.uid for item in listed}
-        missing = [item.uid for item in self.items.values() if item.uid not in uids and item.version <= version]
-        changes = [change for uid in missing for change in self.delete(uid, version)]
-        changes += [change for item in listed for change in self.put(item, listed=True)]
-        self._listed = max(self._listed, version)
-        return changes
 
 
 def _merged_pod(before: Pod | None, after: Pod, listed: bool) -> Pod:
@@ -175,8 +106,8 @@ class Directory:
     """The pods of this node and the namespaces of the cluster, as last seen."""
 
     def __init__(self) -> None:
-        self._pods: _Store[Pod] = _Store(_merged_pod)
-        self._namespaces: _Store[Namespace] = _Store(_merged_namespace)
+        self._pods: Store[Pod] = Store(_merged_pod)
+        self._namespaces: Store[Namespace] = Store(_merged_namespace)
         self._claims: dict[str, dict[str, Pod]] = {}
         self._ties: Ties[Pod] | None = None
         self._owners: dict[str, list[Pod]] = {}

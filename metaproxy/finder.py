@@ -15,12 +15,13 @@ import structlog
 from cachetools import TTLCache
 
 from metaproxy.budget import TokenBucket
-from metaproxy.caller import Change, Directory, Memory, Namespace, Pod
+from metaproxy.caller import Directory, Memory, Namespace, Pod
 from metaproxy.carriers import Carrier, Device
 from metaproxy.claims import Why
 from metaproxy.eager import in_task
 from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded
 from metaproxy.loglimit import LogLimit
+from metaproxy.store import Change
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()

@@ -12,11 +12,12 @@ from typing import Protocol
 
 import structlog
 
-from metaproxy.caller import ROLE, Change, Directory, Pod
+from metaproxy.caller import ROLE, Directory, Pod
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import IssueError, Reason
 from metaproxy.policy import Decision, Denial, Grant, Rules
 from metaproxy.roles import AssumeRole
+from metaproxy.store import Change
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()

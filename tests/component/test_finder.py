@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from metaproxy.caller import ROLE, Change, Directory, Namespace, Pod
+from metaproxy.caller import ROLE, Directory, Namespace, Pod
 from metaproxy.carriers import Carrier
 from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded, MetaproxyError
 from metaproxy.finder import (
@@ -25,6 +25,7 @@ from metaproxy.finder import (
     UNKNOWN_MEMORY,
     Finder,
 )
+from metaproxy.store import Change
 from metaproxy.telemetry import Metrics
 
 pytestmark = pytest.mark.looptime(noop_cycles=2)

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from metaproxy.caller import PERMITTED, ROLE, TOMBSTONES, Change, Directory, Namespace, Pod
+from metaproxy.caller import PERMITTED, ROLE, Directory, Namespace, Pod
 from metaproxy.carriers import Carrier
 from metaproxy.entitlements import Entitlements
 from metaproxy.policy import Grant, Rules
 from metaproxy.roles import BaseArn
+from metaproxy.store import TOMBSTONES, Change
 
 ADDRESSES = ["10.0.0.1", "10.0.0.2", "fd00::1"]
 A, B, _ = ADDRESSES
