@@ -17,7 +17,7 @@ from tests.conformance.post import Heads, Post, Traffic
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client
 from tests.conformance.results import Expected, Got, Result
-from tests.fakes.sts import FakeSts
+from tests.fakes.sts import FakeSts, Step
 
 ASSUME = {"Action": "AssumeRole", "RoleSessionName": "s", "Version": "2011-06-15"}
 FINE = Result(
@@ -29,9 +29,10 @@ Make = Callable[[str, str], Calls]
 
 @pytest.fixture
 async def sts() -> AsyncIterator[FakeSts]:
-    """An STS that has given a key for the right role, and then one for another."""
+    """An STS that has given a key for the right role, one for another, and one whose session has expired."""
     async with FakeSts() as sts, aiohttp.ClientSession() as session:
-        for role in ("right", "other"):
+        sts.script(Step(life=0.0), role="arn:aws:iam::123456789012:role/over")
+        for role in ("right", "other", "over"):
             form = {**ASSUME, "RoleArn": f"arn:aws:iam::123456789012:role/{role}"}
             async with session.post(sts.url, data=form) as answer:
                 assert answer.status == 200
@@ -55,7 +56,6 @@ async def make(sts: FakeSts) -> AsyncIterator[Make]:
                     traffic=post.traffic,
                     sts=sts,
                     owner="arn:aws:iam::123456789012:role/right s",
-                    environment={},
                 )
             )
             return made[-1]
@@ -67,15 +67,15 @@ async def make(sts: FakeSts) -> AsyncIterator[Make]:
 
 SIGNED = """
 import os, sys, urllib.request
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
-def sign(number, token=None):
-    key = f"ASIA{number:016}"
-    head = {
-        "Authorization": f"AWS4-HMAC-SHA256 Credential={key}/20260101/us-east-1/sts/aws4_request",
-        "X-Amz-Security-Token": token or f"token/of/{number}==",
-    }
-    body = b"Action=GetCallerIdentity&Version=2011-06-15"
-    urllib.request.urlopen(urllib.request.Request(os.environ["STS_URL"], data=body, headers=head)).read()
+def sign(number, token=None, secret=None, region="us-east-1", body=b"Action=GetCallerIdentity&Version=2011-06-15"):
+    keys = Credentials(f"ASIA{number:016}", secret or f"secret/of/{number}", token or f"token/of/{number}==")
+    request = AWSRequest("POST", os.environ["STS_URL"], data=b"Action=GetCallerIdentity&Version=2011-06-15")
+    SigV4Auth(keys, "sts", region).add_auth(request)
+    urllib.request.urlopen(urllib.request.Request(request.url, data=body, headers=dict(request.headers))).read()
 
 def say(ok=True):
     told = '{"step": 1, "ok": true, "key": ""}' if ok else '{"step": 1, "ok": false, "error": "x: NoRole: y"}'
@@ -92,6 +92,11 @@ def say(ok=True):
         ("sign(2); say()", Got.FOREIGN),
         ("sign(1); sign(2); say()", Got.FOREIGN),
         ("try: sign(1, 'wrong')\nfinally: say()", Got.UNPROVED),
+        ("try: sign(1, secret='wrong')\nfinally: say()", Got.UNPROVED),
+        ("try: sign(1, region='eu-west-1')\nfinally: say()", Got.UNPROVED),
+        ("try: sign(1, body=b'Action=GetCallerIdentity')\nfinally: say()", Got.UNPROVED),
+        ("try: sign(3)\nfinally: say()", Got.UNPROVED),
+        ("try: sign(9)\nfinally: say()", Got.UNPROVED),
         ("say(False)", Got.REFUSED),
         ("", Got.SILENT),
         ("sys.exit(3)", Got.SILENT),
