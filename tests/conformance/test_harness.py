@@ -11,7 +11,7 @@ import pytest
 
 from metaproxy.errors import Reason
 from tests.conformance import calls as calls_module
-from tests.conformance import registry, results
+from tests.conformance import results
 from tests.conformance.calls import Calls
 from tests.conformance.post import Heads, Post, Traffic
 from tests.conformance.proving import Prover
@@ -24,8 +24,6 @@ FINE = Result(
     client="c", version="1", situation="cached", tokens="required", got=Got.CREDENTIALS, again=Got.CREDENTIALS
 )
 REFUSED = replace(FINE, got=Got.REFUSED, again=Got.NOTHING, reason="NoRole", seconds=1.0)
-ENTERED = "toolchain = 'x'\ninstall = ['true']\n[[client]]\n"
-WHOLE = "name = 'c'\nversion = '1'\ncommand = ['c']\nbudget = 1\n"
 Make = Callable[[str, str], Calls]
 
 
@@ -217,44 +215,3 @@ def test_differences(change: dict[str, object], number: int, tmp_path: Path) -> 
     results.write([FINE, REFUSED], tmp_path / "results.json")
     committed = results.read(tmp_path / "results.json") | {FINE.key: FINE}
     assert len(results.differences([replace(FINE, **change)], committed)) == number  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "toolchain = 'x'",
-        "toolchain = 'other'\ninstall = ['true']\nclient = []",
-        f"{ENTERED}name = 'c'",
-        f"{ENTERED}{WHOLE}proof = 'x'",
-        f"{ENTERED}{WHOLE}proof = 's3'\nodd = 1",
-    ],
-)
-def test_a_wrong_entry(text: str, tmp_path: Path) -> None:
-    """Is refused with the name of its file."""
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "client.toml").write_text(text)
-    with pytest.raises(ValueError, match=r"client\.toml"):
-        registry.toolchains(folder=tmp_path)
-
-
-def test_a_toolchain_that_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is told with the last that its install said."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "x").mkdir()
-    entry = "toolchain = 'x'\ninstall = ['sh', '-c', 'echo no such thing; exit 1']\nclient = []"
-    (tmp_path / "x" / "client.toml").write_text(entry)
-    assert registry.install(registry.toolchains(folder=tmp_path)) == {"x": "no such thing"}
-
-
-def test_a_new_pin_is_a_new_folder(tmp_path: Path) -> None:
-    """What is installed lies in a folder named by what it is made of, not by what is said of it."""
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "client.toml").write_text("toolchain = 'x'\ninstall = ['true']\nclient = []")
-    (tmp_path / "x" / "pins").write_text("1")
-    (first,) = registry.toolchains(folder=tmp_path)
-    (tmp_path / "x" / "client.toml").write_text("toolchain = 'x'\ninstall = ['true']\nclient = []\n# said")
-    assert registry.toolchains(folder=tmp_path)[0].cache == first.cache
-    (tmp_path / "x" / "pins").write_text("2")
-    assert registry.toolchains(folder=tmp_path)[0].cache != first.cache
-    assert registry.toolchains(folder=tmp_path, latest=True)[0].cache.name == "x-latest"
