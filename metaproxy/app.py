@@ -17,10 +17,12 @@ from dataclasses import replace
 import structlog
 import uvloop
 
-from metaproxy import __version__, descriptors, doors, keyfile, listener, sockets
+from metaproxy import __version__, descriptors, keyfile, sockets
 from metaproxy.admin import BACKLOG, Admin
+from metaproxy.arrival import HANDOVER
 from metaproxy.broker import Broker
 from metaproxy.caller import Directory
+from metaproxy.doors import AddressTakenError, Doors
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import IssueError, MetaproxyError
 from metaproxy.events import EventRecorder
@@ -36,7 +38,7 @@ from metaproxy.selfview import Selfview
 from metaproxy.server import Server
 from metaproxy.settings import Settings
 from metaproxy.sts import Sts
-from metaproxy.succession import HANDOVER, Succession
+from metaproxy.succession import Succession
 from metaproxy.taint import StartupTaint
 from metaproxy.telemetry import Metrics, configure_logging, measure_lag
 from metaproxy.unixsocket import UnixSocket
@@ -47,6 +49,10 @@ log = structlog.get_logger()
 
 DETECT_PAUSE = (0.5, 30.0)
 """Seconds between two tries to learn who we are: from, and growing to."""
+
+
+ADMIN_PAUSE = 2.0
+"""Seconds until the operator's address, which somebody has, is tried again."""
 
 
 class Agent:
@@ -104,23 +110,26 @@ class Agent:
             witness=self._witness,
             refusal=lambda address: self._listener.refusal(address) if hasattr(self, "_listener") else None,
             more={
-                name: part.status
-                for name, part in {"events": self._events, "startup taint": self._taint}.items()
-                if part is not None
+                **({} if self._events is None else {"events": self._events.status}),
+                **({} if self._taint is None else {"startup taint": self._taint.status}),
+                "admin address": lambda: self._doors.trouble or "as it should be",
             },
             clock=clock,
         )
         self._listener: Listener
+        self._doors = Doors(settings.server.listen, settings.admin.listen, shared=settings.handover.socket is not None)
         self._succession: Succession | None = None
         if settings.handover.socket is not None:
             self._succession = Succession(
                 settings.handover.socket,
+                doors=self._doors,
                 terms=lambda: terms_of(settings, network=self._network, principal=self._sts.principal),
                 sessions=self._broker,
                 callers=self._finder,
                 kernel=self._witness,
                 source=self._source if isinstance(self._source, KubeSource) else None,
                 on_retired=self._retire,
+                metrics=self.metrics,
             )
         self.listening = asyncio.Event()
         self.admin = Admin(
@@ -146,7 +155,8 @@ class Agent:
         """Live until `stop`, then let held requests end.
 
         Raises:
-            OSError: an address cannot be had. KeyFileError: the token key cannot be used.
+            AddressTakenError: an address is somebody else's. OSError: one cannot be had at all.
+            KeyFileError: the token key cannot be used.
             ExceptionGroup: a task that should never end did.
         """
         settings, succession = self._settings, self._succession
@@ -157,7 +167,7 @@ class Agent:
             if succession is not None:
                 stack.callback(succession.close)
                 self._network = await asyncio.to_thread(os.readlink, "/proc/self/ns/net")
-                await succession.begin(lambda: doors.bound(settings.server.listen, settings.admin.listen), stop)
+                await succession.begin(stop)
                 if stop.is_set():
                     return
                 succession.adopt()
@@ -195,24 +205,19 @@ class Agent:
 
     async def _open(self, group: asyncio.TaskGroup, key: bytes) -> asyncio.Task[None] | None:
         """Begin to serve; the task that gives all of it to a successor one day."""
-        settings, succession = self._settings, self._succession
+        succession = self._succession
         if succession is not None and succession.follows:
             await succession.take()
             await self._open_admin()
-        given: dict[str, socket.socket] = {} if succession is None else succession.given
-        ready = {each: given.pop(name) for each in settings.server.listen if (name := doors.pods(each)) in given}
-        await self._listener.accept(
-            ready | listener.bound(each for each in settings.server.listen if each not in ready)
-        )
+        await self._listener.accept(await asyncio.to_thread(self._doors.of_pods, self._given))
         log.info("listening", addresses=[f"{host}:{port}" for host, port in self.addresses], version=__version__)
         giving = None
         if succession is not None:
-            asked = given.pop(HANDOVER)
-            await succession.done()
-            sockets = {doors.pods(each): made for each, made in self._listener.sockets.items()}
-            if settings.admin.listen is not None and self._admin_socket is not None:
-                sockets[doors.admin(settings.admin.listen)] = self._admin_socket
-            serve = succession.serve(asked, sockets, None if settings.tokens.key_file else key)
+            serve = succession.serve(
+                await succession.done(),
+                lambda: self._doors.named(self._listener.sockets, self._admin_socket),
+                None if self._settings.tokens.key_file else key,
+            )
             giving = group.create_task(_eternal(HANDOVER, serve), name=HANDOVER)
         self.listening.set()
         # What is alive now lives as long as the process: the collector need not look at it again.
@@ -229,12 +234,22 @@ class Agent:
             await self.admin.open([own.socket])
 
     async def _open_admin(self) -> None:
-        """Answer who asks the agent of this node, whichever process it is."""
-        if (address := self._settings.admin.listen) is None:
-            return
-        given = self._succession.given.pop(doors.admin(address), None) if self._succession is not None else None
-        self._admin_socket = given or doors.admin_socket(address)
-        await self.admin.open([self._admin_socket])
+        """Answer who asks the agent of this node, whichever process it is, if the address can be had."""
+        self._admin_socket = await asyncio.to_thread(self._doors.of_operator, self._given)
+        if self._admin_socket is not None:
+            await self.admin.open([self._admin_socket])
+
+    async def _keep_admin(self) -> None:
+        """Eternal: have the operator's address as soon as who has it gives it up."""
+        await self.listening.wait()
+        while self._doors.trouble is not None and not self._listener.retired:
+            await asyncio.sleep(ADMIN_PAUSE)
+            await self._open_admin()
+        await asyncio.Event().wait()
+
+    @property
+    def _given(self) -> dict[str, socket.socket]:
+        return {} if self._succession is None else self._succession.given
 
     def _lacking(self) -> list[str]:
         """What is not there yet of that which the predecessor has."""
@@ -264,6 +279,7 @@ class Agent:
             "own identity": self._sts.run,
             "upstream": self._upstream.run,
             "loop lag": lambda: measure_lag(self.metrics),
+            "admin address": self._keep_admin,
         }
         if self._witness is not None:
             tasks["witness"] = self._witness.run
@@ -331,7 +347,7 @@ async def _until_signal(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         await Agent(settings).run(stop)
-    except keyfile.KeyFileError as error:
+    except (keyfile.KeyFileError, AddressTakenError) as error:
         log.error("cannot begin", error=str(error))  # noqa: TRY400  a trace would help nobody
         return 2
     except Exception:

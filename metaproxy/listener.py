@@ -9,7 +9,7 @@ import contextlib
 import errno
 import socket
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -243,8 +243,10 @@ class Listener:
             connection.reset()
 
 
-def bound(addresses: Iterable[tuple[str, int]]) -> dict[tuple[str, int], socket.socket]:
-    """Listening sockets by these addresses; OSError when one cannot be had.
+def bound(
+    addresses: Iterable[tuple[str, int]], bind: Callable[..., socket.socket] = sockets.listening
+) -> dict[tuple[str, int], socket.socket]:
+    """Listening sockets by these addresses, each made by `bind`; OSError when one cannot be had.
 
     The agent's own addresses may not be there yet: the redirect brings them, in whatever order both are started.
     """
@@ -252,7 +254,7 @@ def bound(addresses: Iterable[tuple[str, int]]) -> dict[tuple[str, int], socket.
     try:
         for host, port in dict.fromkeys(addresses):
             try:
-                made[host, port] = sockets.listening(host, port, backlog=BACKLOG, free=host in OWN)
+                made[host, port] = bind(host, port, backlog=BACKLOG, free=host in OWN)
             except OSError as error:
                 if host != OWN_IPV6 or error.errno not in _NO_IPV6:
                     raise OSError(error.errno, f"{error.strerror}: {host} port {port}") from error
