@@ -479,7 +479,7 @@ def test_nobody_else_changes_what_a_watch_keeps(machine: Callable[..., Machine])
 SQUAT = """
 import signal, socket
 name = socket.socket(socket.AF_UNIX)
-name.bind("\0metaproxy-redirect")
+name.bind(chr(0) + "metaproxy-redirect")
 name.listen()
 print("has it", flush=True)
 signal.pause()
