@@ -477,7 +477,8 @@ def test_nobody_else_changes_what_a_watch_keeps(machine: Callable[..., Machine])
 
 
 SQUAT = """
-import signal, socket
+import os, signal, socket
+os.setuid(65534)
 name = socket.socket(socket.AF_UNIX)
 name.bind(chr(0) + "metaproxy-redirect")
 name.listen()
@@ -489,7 +490,7 @@ signal.pause()
 def test_a_name_that_somebody_else_has_stops_no_watch(machine: Callable[..., Machine]) -> None:
     """Who has it without being of our user is no watch: that is said, and the redirect is put in place."""
     here = machine("nftables")
-    squatter = Process(here.namespace.command("setpriv", "--reuid=65534", "--clear-groups", "python3", "-c", SQUAT))
+    squatter = Process(here.namespace.command(sys.executable, "-c", SQUAT))
     watch = None
     try:
         squatter.wait_for("has it")
@@ -518,14 +519,14 @@ def test_the_port_changes_when_somebody_listens_there(machine: Callable[..., Mac
     """Until then pods are led to the old one, by the watch and by apply; where nobody serves that, there is no wait."""
     here = machine(backend)
     here.run("apply")
-    old = Process(here.namespace.command("python3", "-c", LISTEN, "8181"))
+    old = Process(here.namespace.command(sys.executable, "-c", LISTEN, "8181"))
     new = None
     try:
         old.wait_for("listens")
         told = here.run("apply", "--redirect.port=8282")
         assert "note: pods are led to port 8181 until somebody listens at 8282" in told
         here.run("check")
-        new = Process(here.namespace.command("python3", "-c", LISTEN, "8282"))
+        new = Process(here.namespace.command(sys.executable, "-c", LISTEN, "8282"))
         new.wait_for("listens")
         assert "until somebody listens" not in here.run("apply", "--redirect.port=8282")
         # To the old one nobody is led back while the new one serves alone.
