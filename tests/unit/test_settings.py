@@ -56,6 +56,7 @@ SAMPLES: Mapping[str, tuple[str, list[str], Any, Any]] = {
         [("10.0.0.1", 1), ("::1", 2)],
     ),
     "server.hold": ("0.5", ["0.5"], 0.5, 0.5),
+    "server.connections": ("7", ["7"], 7, 7),
     "server.connections_per_address": ("7", ["7"], 7, 7),
     "handover.socket": ("/run/x.sock", ["/run/x.sock"], "/run/x.sock", Path("/run/x.sock")),
     "handover.drain": ("7", ["7"], 7, 7.0),
