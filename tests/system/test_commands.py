@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest
 
 from metaproxy import __version__
-from metaproxy.__main__ import COMMANDS, main
+from metaproxy.__main__ import main
+from metaproxy.commands import COMMANDS
 from metaproxy.status import Condition
 from scripts.generate_docs import DOCS
 from tests.fakes.process import own_address

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metaproxy.__main__ import COMMANDS
+from metaproxy.commands import COMMANDS
 from metaproxy.knobs import knobs
 from metaproxy.settings import Settings
 
