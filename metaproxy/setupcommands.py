@@ -23,8 +23,9 @@ def _config(name: str, arguments: Sequence[str]) -> int:
         mine, theirs = parted(arguments)
         options, flags = parser.read(mine)
         if options.peer is not None:
-            print(_migrated(options.peer, theirs), end="")
-            return CLEAN
+            text, whole = _migrated(options.peer, theirs)
+            print(text, end="")
+            return CLEAN if whole else FAILED
         if theirs:
             raise UsageError("flags after -- are a peer's: --from kiam or --from kube2iam")
         print(as_yaml(load(Settings, flags)), end="")
@@ -33,21 +34,21 @@ def _config(name: str, arguments: Sequence[str]) -> int:
     return CLEAN
 
 
-def _migrated(peer: str, flags: Sequence[str]) -> str:
-    """A peer's flags as our settings file, with a comment for each that has no place in it."""
+def _migrated(peer: str, flags: Sequence[str]) -> tuple[str, bool]:
+    """A peer's flags as our settings file, with a comment for each that has no place in it; whether all are known."""
     import yaml  # noqa: PLC0415
 
-    from metaproxy.migration import PEERS, MigrationError, migrated  # noqa: PLC0415
+    from metaproxy.migration import PEERS, migrated  # noqa: PLC0415
 
     known = next((each for each in PEERS if each == peer), None)
     if known is None:
         raise UsageError(f"--from: one of {', '.join(PEERS)}")
-    try:
-        found = migrated(known, flags)
-    except MigrationError as error:
-        raise UsageError(str(error)) from error
+    found = migrated(known, flags)
     lines = [f"# {flag}: {why}\n" for flag, why in found.notes]
-    return (yaml.safe_dump(found.settings, sort_keys=True) if found.settings else "") + "".join(lines)
+    # Quoted: whatever such a word is, it stays within its comment.
+    lines += [f"# unknown: {word!a} {why}\n" for word, why in found.unknown]
+    settings = yaml.safe_dump(found.settings, sort_keys=True) if found.settings else ""
+    return settings + "".join(lines), not found.unknown
 
 
 def _iam(name: str, arguments: Sequence[str]) -> int:
@@ -93,18 +94,21 @@ def _doctor(name: str, arguments: Sequence[str]) -> int:
     from metaproxy.settingsources import load_some  # noqa: PLC0415
 
     parser = parser_of(name)
-    parser.add_argument("--json", action="store_true")
+    for option in ("--json", "--node"):
+        parser.add_argument(option, action="store_true")
     parser.add_argument("--compat", choices=PEERS)
     mine, theirs = parted(arguments)
     try:
         options, flags = parser.read(mine)
-        chosen = load_some(Settings, flags, *doctor.GROUPS)
+        chosen = load_some(Settings, flags, *(doctor.NODE_GROUPS if options.node else doctor.GROUPS))
         peer = PeerRules.of(options.compat, theirs) if options.compat else None
     except (SettingsError, MigrationError) as error:
         raise UsageError(str(error)) from error
     if theirs and peer is None:
         raise UsageError("flags after -- are a peer's: --compat kiam or --compat kube2iam")
-    found = doctor.examine(chosen, peer)
+    if options.node and peer is not None:
+        raise UsageError("--compat compares pods, which --node does not look at")
+    found = doctor.examine_node(chosen) if options.node else doctor.examine(chosen, peer)
     if options.json:
         print(json.dumps(as_document(found), indent=2))
     else:
@@ -120,7 +124,8 @@ COMMANDS: Mapping[str, Command] = {
         about="Shows the settings in effect as YAML, each with its source, passwords left out; exit code 2 when they\n"
         "cannot work.\n\n"
         "  --from kiam|kube2iam -- FLAGS...\n"
-        "      What the flags of that program come to: a settings file, and why a flag has no place in it.",
+        "      What the flags of that program come to: a settings file, and why a flag has no place in it. Words\n"
+        "      that are none of its flags are named at the end, and make the exit code 1.",
         act=_config,
     ),
     "iam": Command(
@@ -141,11 +146,14 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "doctor": Command(
         summary="look for what is wrong with a set-up",
-        usage="[--json] [--compat kiam|kube2iam [-- FLAGS...]] [settings]",
+        usage="[--json] [--node | --compat kiam|kube2iam [-- FLAGS...]] [settings]",
         about="Looks at identity, roles, cluster and node, and says of each check: ok, warning, problem, or not\n"
         "checked and why; with a remedy. Every role that a pod is entitled to is assumed once, and nothing kept.\n"
-        "Nothing is changed. Exit code 0 when there is no problem, else 1. See docs/doctor.md.\n\n"
+        "Nothing is changed. Exit code 0 when there is no problem, 1 when there is one, 2 for bad usage: what was\n"
+        "not checked is no problem, and not good either. See docs/doctor.md.\n\n"
         "  --json\n      The answer for a program.\n"
+        "  --node\n      This node's rules, links, switches and clock alone, for which neither a cluster nor an\n"
+        "      identity is needed, but the node's tools and CAP_NET_ADMIN: in the redirect's container.\n"
         "  --compat kiam|kube2iam\n      Also which pods would be decided differently than by that peer, and why.\n"
         "  FLAGS\n      The flags that the peer is started with.",
         act=_doctor,
