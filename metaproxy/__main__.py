@@ -263,8 +263,9 @@ def _demo(name: str, arguments: Sequence[str]) -> int:
 
 def _health(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(name)
-    parser.add_argument("--ready", action="store_true")
-    options, where = _admin(parser, arguments)
+    for option in ("--ready", "--redirect"):
+        parser.add_argument(option, action="store_true")
+    options, where = _admin(parser, arguments, "redirect" if "--redirect" in arguments else "admin")
     status, body = ask(where, "/readyz?verbose" if options.ready else "/livez")
     for line in body.rstrip("\n").split("\n"):
         print(printable(line))
@@ -357,14 +358,14 @@ def _parser(name: str) -> "Parser":
     return Parser(f"metaproxy {name}", Settings)
 
 
-def _admin(parser: "Parser", arguments: Sequence[str]) -> tuple[argparse.Namespace, Where]:
-    """The command's options, and where the running agent can be asked."""
+def _admin(parser: "Parser", arguments: Sequence[str], group: str = "admin") -> tuple[argparse.Namespace, Where]:
+    """The command's options, and where the running agent, or the redirect's watch, can be asked."""
     from metaproxy.settings import Settings, SettingsError  # noqa: PLC0415
     from metaproxy.settingsources import load_group  # noqa: PLC0415
 
     try:
         options, flags = parser.read(arguments)
-        admin = load_group(Settings, flags, "admin")
+        admin = load_group(Settings, flags, group)
     except SettingsError as error:
         raise UsageError(str(error)) from error
     if admin.socket is not None:
@@ -373,7 +374,7 @@ def _admin(parser: "Parser", arguments: Sequence[str]) -> tuple[argparse.Namespa
         raise UsageError("--admin.listen: with none nobody can be asked; give --admin.socket")
     host, port = admin.listen
     if port == 0:
-        raise UsageError("--admin.listen: with port 0 nobody knows where the agent listens; give the port")
+        raise UsageError(f"--{group}.listen: with port 0 nobody knows where it listens; give the port")
     # Who listens on every address answers on this one.
     return options, ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
 
@@ -486,9 +487,10 @@ COMMANDS = {
     ),
     "health": Command(
         summary="ask the running agent whether it is alive, or ready",
-        usage="[--ready] [settings]",
+        usage="[--redirect] [--ready] [settings]",
         about="Exit code 0 when the agent is alive, else 1.\n\n"
-        "  --ready\n      Ask whether it is ready: synced, listening, its own identity usable; and tell what is not.",
+        "  --ready\n      Ask whether it is ready: synced, listening, its own identity usable; and tell what is not.\n"
+        "  --redirect\n      Ask metaproxy redirect watch instead; ready is it when the redirect is in place.",
         act=_health,
     ),
 }

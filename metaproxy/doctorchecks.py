@@ -34,7 +34,7 @@ def permissions(*, events: bool, taint: bool) -> tuple[Permission, ...]:
     wanted = [
         Permission("", resource, verb, "who is calling, and what its namespace permits")
         for resource in ("pods", "namespaces")
-        for verb in ("get", "list", "watch")
+        for verb in ("list", "watch")
     ]
     if events:
         wanted += [

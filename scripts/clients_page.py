@@ -27,7 +27,8 @@ _HEAD = """\
 
 `make conformance` runs real, unmodified clients against a real agent, each as a pod of its own in a network namespace
 of its own, told nothing about where the metadata service is. Each ends its call with a request that is signed, whose
-key must be of the role and session of its pod. Tokens are required in one run and optional in the other. An outcome
+key must be of the role and session of its pod: the signature is verified as AWS does it, with the session's secret, its
+token, the region, the date and the session's end. Tokens are required in one run and optional in the other. An outcome
 other than the ones below fails `make conformance`; requests and seconds are those of one run on two shared cores,
 counted from the first request of the first call to the end of the call; with the real redirect seconds have the start
 of the program in them, and requests are those that the agent says it had.
@@ -41,8 +42,7 @@ What this does not show yet:
 - Second calls seldom ask the agent again: sessions are told at least a minute of life, and the wait is shorter. So
   "agent restarted", "agent taken over" and "role changed" say of most clients only that the first call went well.
 - In "STS down" the session is fresh, so that the agent has no cause to ask STS again.
-- No client is told apart by whether it sent a token; and the proof looks up the access key, it does not verify the
-  signature, the region or the expiry.
+- No client is told apart by whether it sent a token.
 - Some clients are built with fewer parts than usual (rclone with one back end, Rust without TLS), and Go v1 with the
   option to show each provider's error.
 - boto3, aiobotocore and Ruby keep the answer of a refusal for the life of the client object; the column "second call"

@@ -446,21 +446,6 @@ async def test_without_patch_of_events(world: World, tmp_path: Path, monkeypatch
             await asyncio.gather(work, return_exceptions=True)
 
 
-async def test_without_get(world: World, tmp_path: Path) -> None:
-    """The agent lists and watches; single objects are read by name with `get`, and without it the refusal names it."""
-    token = (world.node.volumes["token"] / "token").read_text()
-    kubeconfig = await asyncio.to_thread(world.cluster.write_kubeconfig, tmp_path / "account", token)
-    await asyncio.to_thread(world.cluster.create_pod, world.namespace, "a")
-    home = f"/api/v1/namespaces/{world.namespace}"
-    async with KubeClient(str(kubeconfig)) as client:
-        for resource, path in (("pods", f"{home}/pods/a"), ("namespaces", home)):
-            assert (await client.request("GET", path)).status == 200
-            await asyncio.to_thread(world.without, resource, "get")
-            refusal = await client.request("GET", path)
-            assert refusal.status == 403
-            assert f'cannot get resource "{resource}"' in json.loads(refusal.body)["message"]
-
-
 async def _told(recorder: EventRecorder, pod: Pod, reached: Callable[[], float]) -> None:
     """Report the same thing until so."""
 

@@ -102,7 +102,7 @@ def test_scheduling(helm: Helm) -> None:
 
 def test_rights(helm: Helm) -> None:
     """The exact rules; those of Events and nodes only with what needs them."""
-    read = {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]}
+    read = {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]}
     tell = {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}
     taint = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]}
     for values, rules in (

@@ -19,7 +19,7 @@ from tests.fakes.sts import FakeSts
 pytestmark = pytest.mark.timeout(300)
 
 RULES = [
-    {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]},
 ]
 OURS = {"key": KEY, "effect": "NoSchedule"}

@@ -3,6 +3,7 @@
     python -m tests.conformance                     compare with what is committed; exit 1 when anything is wrong
     python -m tests.conformance --write             write results.json, and then `make docs` writes docs/clients.md
     python -m tests.conformance --latest            the newest versions instead of the pinned ones; nothing is compared
+    python -m tests.conformance --install           install the clients, and run nothing
     python -m tests.conformance --client boto3 --situation cached
 
 Knows: what is run beside what, and what is said of it.
@@ -11,13 +12,11 @@ Must not know: the course of a situation.
 
 import argparse
 import asyncio
-import os
 import sys
 import tempfile
 import time
-import tomllib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from tests.conformance.calls import Call, Calls
 from tests.conformance.cell import Cell, Stage, make_agent
 from tests.conformance.post import Post
 from tests.conformance.proving import Prover
-from tests.conformance.registry import Client
+from tests.conformance.registry import Client, Installed
 from tests.conformance.results import Expected, Got, Result
 from tests.conformance.situations import REDIRECTED, SITUATIONS, Situation
 from tests.fakes.sts import FakeSts
@@ -36,8 +35,6 @@ from tests.fakes.upstream_imds import FakeUpstream
 TOKENS = ("optional", "required")
 POSTS, TURNS = 16, 4
 """Cells at once, and how many of them are awake: some are mostly waiting."""
-
-EXCUSED = Path(__file__).parent / "excused.toml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,78 +49,91 @@ class Job:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
-    options = _options(arguments)
-    began = time.monotonic()
-    chains = [
-        chain
-        for chain in registry.toolchains(latest=options.latest)
-        if not options.client or {client.name for client in chain.clients} & set(options.client)
+    chains = registry.toolchains()
+    options = _options(arguments, [client.name for chain in chains for client in chain.clients])
+    excused = registry.excuses(chains)
+    if options.latest:
+        chains = registry.toolchains(latest=True)
+    if options.client:
+        chains = [chain for chain in chains if {client.name for client in chain.clients} & set(options.client)]
+    installed = registry.install(chains, latest=options.latest)
+    for name, seconds in installed.seconds.items():
+        print(f"==== {name}: installed within {seconds:.0f} s", flush=True)
+    wanted = [
+        client for chain in chains for client in chain.clients if not options.client or client.name in options.client
     ]
-    missing = registry.install(chains, latest=options.latest)
-    print(
-        f"==== installed within {time.monotonic() - began:.0f} s: {', '.join(one.name for one in chains)}", flush=True
-    )
-    found = {chain.name: {} if chain.name in missing else registry.versions(chain) for chain in chains}
-    clients = [
-        replace(client, version=found[chain.name].get(client.name, client.version))
-        for chain in chains
-        for client in chain.clients
-        if not options.client or client.name in options.client
-    ]
+    clients = [replace(client, version=installed.versions.get(client.name, client.version)) for client in wanted]
+    present = [client for client in clients if client.name not in installed.missing]
+    outcomes, wrong = ([], []) if options.install else _outcomes(present, options)
+    outcomes += [_missing(client) for client in clients if client not in present]
+    if options.write:
+        kept = {} if not (options.client or options.situation) else results.read()
+        results.write(list((kept | {one.key: one for one in outcomes}).values()))
+    elif not (options.latest or options.install):
+        wrong += results.differences([one for one in outcomes if one.got is not Got.MISSING], results.read())
+    wrong += _said_of_missing({one.name: installed.missing[one.name] for one in clients if one not in present}, excused)
+    if options.latest:
+        _say_what_is_newest(wanted, installed)
+    for line in wrong:
+        print(f"WRONG: {line}", flush=True)
+    good = [client for client in present if not any(line.startswith(f"{client.name}, ") for line in wrong)]
+    print(f"==== {len(good)} of {len(clients)} clients {'installed' if options.install else 'as they should be'}")
+    return 1 if wrong else 0
+
+
+def _options(arguments: Sequence[str] | None, clients: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description="Run the matrix of clients.")
+    parser.add_argument("--install", action="store_true", help="install the clients, and run nothing")
+    parser.add_argument("--write", action="store_true", help="write results.json instead of comparing with it")
+    parser.add_argument("--latest", action="store_true", help="the newest versions of all clients")
+    parser.add_argument("--verbose", action="store_true", help="tell of each cell what the client said and asked")
+    parser.add_argument("--client", action="append", choices=clients, help="only this one; may be repeated")
+    named = [*SITUATIONS, *redirected.ROUTES]
+    parser.add_argument("--situation", action="append", choices=named, help="only this one; may be repeated")
+    options = parser.parse_args(arguments)
+    if options.write and (options.latest or options.install):
+        parser.error("--write is for the pinned versions, and for what was run")
+    return options
+
+
+def _outcomes(clients: Sequence[Client], options: argparse.Namespace) -> tuple[list[Result], list[str]]:
+    """Run the cells of these clients; what came of each, and what is wrong with it."""
     situations = [one for one in SITUATIONS.values() if not options.situation or one.name in options.situation]
-    present = [client for client in clients if client.toolchain not in missing]
     jobs = [
         Job(number=number, client=client, situation=situation, tokens=tokens)
         for number, (situation, tokens, client) in enumerate(
             (situation, tokens, client)
             for situation in sorted(situations, key=lambda one: -one.seconds)
             for tokens in TOKENS
-            for client in present
+            for client in clients
         )
     ]
     began = time.monotonic()
     outcomes, wrong = asyncio.run(_run(jobs, verbose=options.verbose))
     for tokens in TOKENS if not options.situation or set(options.situation) & set(redirected.ROUTES) else ():
         judge = partial(_judge_redirected, tokens, outcomes, wrong, options.verbose)
-        asyncio.run(redirected.run(present, tokens, judge))
+        asyncio.run(redirected.run(clients, tokens, judge))
     print(f"==== {len(outcomes)} cells within {time.monotonic() - began:.0f} s", flush=True)
-    outcomes += [_missing(client) for client in clients if client.toolchain in missing]
-    wrong += _excused_or_not(missing)
-    if options.write:
-        kept = {} if not (options.client or options.situation) else results.read()
-        results.write(list((kept | {one.key: one for one in outcomes}).values()))
-    elif not options.latest:
-        wrong += results.differences([one for one in outcomes if one.got is not Got.MISSING], results.read())
-    for line in wrong:
-        print(f"WRONG: {line}", flush=True)
-    good = [client for client in clients if not any(line.startswith(f"{client.name}, ") for line in wrong)]
-    print(f"==== {len(good)} of {len(clients)} clients as they should be", flush=True)
-    return 1 if wrong else 0
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description="Run the matrix of clients.")
-    parser.add_argument("--write", action="store_true", help="write results.json instead of comparing with it")
-    parser.add_argument("--latest", action="store_true", help="the newest versions of all clients")
-    parser.add_argument("--verbose", action="store_true", help="tell of each cell what the client said and asked")
-    parser.add_argument("--client", action="append", help="only this one; may be repeated")
-    named = [*SITUATIONS, *redirected.ROUTES]
-    parser.add_argument("--situation", action="append", choices=named, help="only this one; may be repeated")
-    return parser.parse_args(arguments)
+    return outcomes, wrong
 
 
 def _missing(client: Client) -> Result:
     return Result(client=client.name, version=client.version, situation="", tokens="", got=Got.MISSING)
 
 
-def _excused_or_not(missing: dict[str, str]) -> list[str]:
-    """What is missing and not excused by name; where CI is not true it is only said."""
-    excused = tomllib.loads(EXCUSED.read_text(encoding="utf-8"))["toolchains"] if EXCUSED.exists() else {}
+def _said_of_missing(missing: Mapping[str, str], excused: Mapping[str, str]) -> list[str]:
+    """What is wrong with those that are missing: nothing with whom is excused by name."""
     for name, why in missing.items():
         print(f"MISSING: {name}: {why}{f' (excused: {excused[name]})' if name in excused else ''}", flush=True)
-    if os.environ.get("CI") != "true":
-        return []
-    return [f"{name}: not installed, and not excused: {why}" for name, why in missing.items() if name not in excused]
+    return [f"{name}, not installed, and not excused: {why}" for name, why in missing.items() if name not in excused]
+
+
+def _say_what_is_newest(pinned: Sequence[Client], installed: Installed) -> None:
+    """Which versions were tried in place of the pinned ones, and of which clients none could be."""
+    for client in pinned:
+        version = installed.versions.get(client.name)
+        kept = f", NOT THE NEWEST: {installed.kept[client.name]}" if client.name in installed.kept else ""
+        print(f"LATEST: {client.name}: {client.version} is pinned, {version or 'none'} was tried{kept}", flush=True)
 
 
 async def _run(jobs: Sequence[Job], *, verbose: bool) -> tuple[list[Result], list[str]]:

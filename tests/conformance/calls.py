@@ -19,7 +19,12 @@ from tests.conformance.post import PROVE_AT, Traffic
 from tests.conformance.registry import Client
 from tests.conformance.results import Got
 from tests.fakes.sts import FakeSts
+from tests.fakes.upstream_imds import DOCUMENT
 from tests.network.lab.namespaces import Namespace
+
+REGION = "us-east-1"
+REGIONS = (REGION, DOCUMENT["region"])
+"""In which a client may make its calls that was told no region: clients of S3 take one for granted."""
 
 HANG = 100.0
 """Seconds after which a call that has not ended is taken for one that never will."""
@@ -47,8 +52,8 @@ class Call:
 class Calls:
     """The client, and its calls so far.
 
-    `owner` is an expression for what its keys must be of: the role's ARN, a space, the session's name. `environment`
-    is what this run adds to what every client is told.
+    `owner` is an expression for what its keys must be of: the role's ARN, a space, the session's name. `region` is the
+    one that it is told; told none, it may mean any of `REGIONS`.
     """
 
     def __init__(
@@ -59,11 +64,14 @@ class Calls:
         traffic: Traffic,
         sts: FakeSts,
         owner: str,
-        environment: Mapping[str, str],
+        region: str = REGION,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.client, self.traffic, self.sts = client, traffic, sts
         self.calls: list[Call] = []
-        self._namespace, self._more = namespace, environment
+        told = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region} if region else {}
+        self._namespace, self._more = namespace, {**told, **(environment or {})}
+        traffic.proofs.regions = frozenset({region} if region else REGIONS)
         self._owner = re.compile(owner)
         self._folder_of_home = tempfile.TemporaryDirectory(prefix="metaproxy-client-")
         self.home = self._folder_of_home.name
@@ -90,7 +98,8 @@ class Calls:
             waiting.cancel()
 
     async def _call(self, step: int) -> Call:
-        seen, proved = len(self.traffic.requests), len(self.traffic.keys)
+        seen, proved = len(self.traffic.requests), len(self.traffic.proofs.keys)
+        denied = len(self.traffic.proofs.refused)
         loop = asyncio.get_running_loop()
         asked = loop.time()
         try:
@@ -102,7 +111,9 @@ class Calls:
         begun = self.traffic.began if step == 1 and self.traffic.began else asked
         call.seconds = loop.time() - begun
         if call.got is Got.CREDENTIALS:
-            call.got, call.role = self._believed(self.traffic.keys[proved:])
+            call.got, call.role = self._believed(self.traffic.proofs.keys[proved:])
+        if refused := self.traffic.proofs.refused[denied:]:
+            call.said = f"{call.said}\nnot proved: {refused[-1]}"
         return call
 
     def _believed(self, keys: Sequence[str]) -> tuple[Got, str]:

@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaproxy.errors import Reason
-from tests.conformance.calls import Calls
+from tests.conformance.calls import REGION, Calls
 from tests.conformance.post import Post, Traffic
 from tests.conformance.registry import Client
 from tests.fakes.process import ROLES, AgentProcess, until
 from tests.fakes.sts import FakeSts, Step
 
 ACCOUNT = "123456789012"
-REGION = dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION"), "us-east-1")
-"""What tells clients a region: some read the one name, some the other."""
-
 _TTL = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
 
 
@@ -51,7 +48,7 @@ class Cell(Calls):
             traffic=Traffic(pod, (stage.agent.host, 8181)),
             sts=stage.sts,
             owner=f"arn:aws:iam::{ACCOUNT}:role/{name}-[a-z] {name}.app",
-            environment=REGION if region else {},
+            region=REGION if region else "",
         )
         post.traffic = self.traffic
         self.stage, self.agent = stage, stage.agent

@@ -18,7 +18,7 @@ from typing import Self
 from aiohttp import web
 
 from metaproxy.addresses import METADATA_IPV4, METADATA_IPV6
-from tests.conformance.proving import Prover
+from tests.conformance.proving import Proofs, Prover
 from tests.network.lab.namespaces import Namespace
 
 PROVE_AT = ("127.0.0.1", 8080)
@@ -27,7 +27,7 @@ LIST = "/iam/security-credentials"
 
 @dataclass
 class Traffic:
-    """What one client did: where it is led, its requests so far, the keys that it proved itself with.
+    """What one client did: where it is led, its requests so far, how it proved itself.
 
     `began` is the loop's time of the first request; the events are set by the first request, and by the first for the
     role list.
@@ -36,7 +36,7 @@ class Traffic:
     pod: str
     agent: tuple[str, int]
     requests: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
+    proofs: Proofs = field(default_factory=Proofs)
     began: float = 0.0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     listed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -97,7 +97,7 @@ class Post:
         await self._stack.aclose()
 
     async def _prove(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._prover.answer(request, self.traffic.keys)
+        return await self._prover.answer(request, self.traffic.proofs)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         traffic, heads = self.traffic, Heads()

@@ -1,24 +1,34 @@
 """Where clients prove who they are: GetCallerIdentity of STS, and as much of S3 as a first request needs.
 
-Knows: the wire of both, and how a signature names its key.
+Knows: the wire of both, what was given with each key, that a request counts only when AWS would take its signature.
 Must not know: which key is the right one; it writes down what it saw.
-
-A signature is taken at its word, but for the session token: it must be the one that belongs to the key.
 """
 
-import re
-from collections.abc import MutableSequence
+import time
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 from aiohttp import web
 
+from tests.conformance import sigv4
 from tests.fakes.sts import FakeSts
 
 BUCKET = OBJECT = "proof"
-_SIGNATURE = re.compile(r"Credential=([A-Z0-9]+)/\d{8}/[a-z0-9-]+/(sts|s3)/aws4_request")
 _S3 = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 _DATE = "2026-01-01T00:00:00.000Z"
+
+
+@dataclass
+class Proofs:
+    """The keys that a client has proved itself with, and what was wrong with what it could not.
+
+    `regions` are those in which it may mean to make its calls.
+    """
+
+    regions: frozenset[str] = frozenset()
+    keys: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
 
 class Prover:
@@ -27,23 +37,35 @@ class Prover:
     def __init__(self, sts: FakeSts) -> None:
         self._sts = sts
 
-    async def answer(self, request: web.BaseRequest, keys: MutableSequence[str]) -> web.StreamResponse:
-        """The answer to a request; the key that it was signed with is added to `keys`."""
+    async def answer(self, request: web.BaseRequest, proofs: Proofs) -> web.StreamResponse:
+        """The answer to a request, whose proof, or what is wrong with it, is added to `proofs`."""
         body = await request.read()
-        signature = _SIGNATURE.search(request.headers.get("Authorization", ""))
-        key, service = (signature[1], signature[2]) if signature else ("", "s3")
-        token = request.headers.get("X-Amz-Security-Token", "")
-        if key not in self._sts.given or token != self._sts.token(key):
-            return _xml(
-                "<Error><Code>AccessDenied</Code><Message>not signed with a session of ours</Message></Error>", 403
-            )
-        keys.append(key)
-        if service == "sts":
+        path, _, query = request.raw_path.partition("?")
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
+        asked = sigv4.Request(method=request.method, path=path, query=query, headers=headers, body=body)
+        claimed = sigv4.scope(asked)
+        if claimed is None or (fault := self._fault(asked, claimed, proofs.regions)):
+            why = "it is not signed" if claimed is None else fault
+            proofs.refused.append(f"{request.method} {request.raw_path}: {why}")
+            return _xml(f"<Error><Code>AccessDenied</Code><Message>{escape(why)}</Message></Error>", 403)
+        proofs.keys.append(claimed.key)
+        if claimed.service == "sts":
             action = parse_qs(body.decode()).get("Action", [""])[0]
             if action != "GetCallerIdentity":
                 return _xml(f"<Error><Code>InvalidAction</Code><Message>{escape(action)}</Message></Error>", 400)
-            return _xml(self._sts.identity(key))
+            return _xml(self._sts.identity(claimed.key))
         return _s3(request, body)
+
+    def _fault(self, asked: sigv4.Request, claimed: sigv4.Scope, regions: frozenset[str]) -> str:
+        key = claimed.key
+        if claimed.service not in {"sts", "s3"}:
+            return f"it is signed for {claimed.service}"
+        if key not in self._sts.given:
+            return f"STS has not given the key {key}"
+        session = sigv4.Session(
+            secret=self._sts.secret(key), token=self._sts.token(key), expires=self._sts.expires[key]
+        )
+        return sigv4.fault(asked, claimed, session, regions=regions, now=time.time())
 
 
 def _s3(request: web.BaseRequest, body: bytes) -> web.Response:

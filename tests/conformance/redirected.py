@@ -15,7 +15,6 @@ from pathlib import Path
 from aiohttp import web
 
 from tests.conformance.calls import Calls
-from tests.conformance.cell import REGION
 from tests.conformance.post import PROVE_AT, Traffic, listening
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client
@@ -88,7 +87,7 @@ async def _work(pod: Pod, jobs: Iterator[tuple[Client, str]], sts: FakeSts, agen
                 traffic=traffic,
                 sts=sts,
                 owner=f"arn:aws:iam::123456789012:role/{pod.role} shop.{pod.style}",
-                environment=REGION | _FAMILY[family],
+                environment=_FAMILY[family],
             )
             before = len(_requests(agent, pod.addresses[family]))
             try:
@@ -103,7 +102,7 @@ async def _work(pod: Pod, jobs: Iterator[tuple[Client, str]], sts: FakeSts, agen
 @asynccontextmanager
 async def _proving(pod: Pod, prover: Prover, traffic: Traffic) -> AsyncIterator[None]:
     async def prove(request: web.BaseRequest) -> web.StreamResponse:
-        return await prover.answer(request, traffic.keys)
+        return await prover.answer(request, traffic.proofs)
 
     runner = web.ServerRunner(web.Server(prove), shutdown_timeout=0)
     await runner.setup()

@@ -1,4 +1,4 @@
-"""The clients of the matrix, as the folders below `clients` enter them, and their installation.
+"""The clients of the matrix, as the folders below `clients` enter them, their installation, and who is excused from it.
 
 Knows: the form of `client.toml` (clients/README.md), where a toolchain is kept, how it is installed.
 Must not know: what a client is asked to do.
@@ -7,8 +7,10 @@ Must not know: what a client is asked to do.
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "clients"
+EXCUSED = Path(__file__).parent / "excused.toml"
 
 INSTALL_SECONDS = 1_200.0
 """Seconds for one toolchain: several times what the slowest takes cold beside the others."""
+
+_KEPT = re.compile(r"^KEPT: (.+?): (.+)$", re.MULTILINE)
+"""How an install says that of a client it could not have the newest, and why."""
 
 PROOFS = ("sts", "s3")
 KINDS = ("program", "tool")
@@ -54,13 +60,27 @@ class Toolchain:
     clients: tuple[Client, ...]
 
 
-def toolchains(*, latest: bool = False, folder: Path = FOLDER) -> list[Toolchain]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """What has come of an installation, by the names of clients.
+
+    Versions are of those that are there; the others are missing for a reason. Some are kept at the pinned version for a
+    reason though the newest was asked for. `seconds`: what each toolchain took, by the toolchain's name.
+    """
+
+    versions: Mapping[str, str]
+    missing: Mapping[str, str]
+    kept: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+
+def toolchains(*, latest: bool = False, folder: Path | None = None) -> list[Toolchain]:
     """All that are entered.
 
     Raises:
         ValueError: an entry is not as clients/README.md says.
     """
-    return [_read(path, latest=latest) for path in sorted(folder.glob("*/client.toml"))]
+    return [_read(path, latest=latest) for path in sorted((folder or FOLDER).glob("*/client.toml"))]
 
 
 def _read(path: Path, *, latest: bool) -> Toolchain:
@@ -73,13 +93,12 @@ def _read(path: Path, *, latest: bool) -> Toolchain:
         clients = tuple(_client(name, here, cache, one) for one in entry["client"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
-    install = entry.get("latest", entry["install"]) if latest else entry["install"]
     return Toolchain(
         name=name,
         folder=here,
         cache=cache,
-        install=tuple(install),
-        versions=tuple(entry.get("versions", ())),
+        install=tuple(entry["install"]),
+        versions=tuple(entry["versions"]),
         clients=clients,
     )
 
@@ -123,36 +142,65 @@ def _counts(path: Path) -> bool:
     return path.name != "client.toml" and "__pycache__" not in path.parts
 
 
-def install(chains: Sequence[Toolchain], *, latest: bool = False) -> dict[str, str]:
-    """Install all beside each other; why those that could not be are missing, by name."""
+def excuses(chains: Sequence[Toolchain], file: Path | None = None) -> dict[str, str]:
+    """Who may be missing, and why, by the names of clients.
+
+    Raises:
+        ValueError: the file names a client that is not entered, or gives no reason.
+    """
+    file = file or EXCUSED
+    found = tomllib.loads(file.read_text(encoding="utf-8"))
+    known = {client.name for chain in chains for client in chain.clients}
+    for name, why in found.items():
+        if name not in known or not isinstance(why, str) or not why.strip():
+            raise ValueError(f"{file}: {name!r} is no client that is entered, or has no reason")
+    return found
+
+
+def install(chains: Sequence[Toolchain], *, latest: bool = False) -> Installed:
+    """Install all beside each other, and look what has come of it."""
     with ThreadPoolExecutor(max_workers=max(1, len(chains))) as pool:
-        outcomes = pool.map(lambda chain: _install(chain, latest=latest), chains)
-        return {chain.name: why for chain, why in zip(chains, outcomes, strict=True) if why}
+        outcomes = list(pool.map(lambda chain: _install(chain, latest=latest), chains))
+    return Installed(
+        versions={name: version for outcome in outcomes for name, version in outcome.versions.items()},
+        missing={name: why for outcome in outcomes for name, why in outcome.missing.items()},
+        kept={name: why for outcome in outcomes for name, why in outcome.kept.items()},
+        seconds={name: seconds for outcome in outcomes for name, seconds in outcome.seconds.items()},
+    )
 
 
-def _install(chain: Toolchain, *, latest: bool) -> str:
+def _install(chain: Toolchain, *, latest: bool) -> Installed:
+    began = time.monotonic()
     chain.cache.mkdir(parents=True, exist_ok=True)
+    installing, why = _done(chain, chain.install, "install", latest=latest)
+    telling = ""
+    if not why:
+        telling, why = _done(chain, chain.versions, "versions", latest=latest)
+    names = [client.name for client in chain.clients]
+    told = dict(line.rsplit(maxsplit=1) for line in telling.splitlines() if len(line.split()) > 1)
+    versions = {name: told[name] for name in names if name in told}
+    return Installed(
+        versions=versions,
+        missing={name: why or "its toolchain does not tell its version" for name in names if name not in versions},
+        kept={name: why for name, why in _KEPT.findall(installing) if name in versions},
+        seconds={chain.name: time.monotonic() - began},
+    )
+
+
+def _done(chain: Toolchain, command: Sequence[str], what: str, *, latest: bool) -> tuple[str, str]:
+    """What a command of a toolchain said, and why it is of no use; empty when it is."""
     try:
-        done = _run(chain, chain.install, latest=latest)
+        done = _run(chain, command, latest=latest)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
+        return "", str(error)
     if done.returncode == 0:
-        return ""
+        return done.stdout, ""
     said = (done.stdout + done.stderr).strip().splitlines()
-    print(f"==== {chain.name}: its install ended with {done.returncode}", *said[-40:], sep="\n", file=sys.stderr)
-    return said[-1] if said else f"its install ended with {done.returncode}"
+    print(f"==== {chain.name}: its {what} ended with {done.returncode}", *said[-40:], sep="\n", file=sys.stderr)
+    return "", said[-1] if said else f"its {what} ended with {done.returncode}"
 
 
-def versions(chain: Toolchain) -> dict[str, str]:
-    """What is really installed, by the names of the clients; what the chain does not say is what was pinned."""
-    pinned = {client.name: client.version for client in chain.clients}
-    if not chain.versions:
-        return pinned
-    said = _run(chain, chain.versions).stdout.splitlines()
-    return pinned | dict(line.rsplit(maxsplit=1) for line in said if len(line.split()) > 1)
-
-
-def _run(chain: Toolchain, command: Sequence[str], *, latest: bool = False) -> subprocess.CompletedProcess[str]:
+def _run(chain: Toolchain, command: Sequence[str], *, latest: bool) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CACHE": str(chain.cache)} | ({"LATEST": "1"} if latest else {})
     return subprocess.run(
         command,

@@ -11,29 +11,28 @@ import pytest
 
 from metaproxy.errors import Reason
 from tests.conformance import calls as calls_module
-from tests.conformance import registry, results
+from tests.conformance import results
 from tests.conformance.calls import Calls
 from tests.conformance.post import Heads, Post, Traffic
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client
 from tests.conformance.results import Expected, Got, Result
-from tests.fakes.sts import FakeSts
+from tests.fakes.sts import FakeSts, Step
 
 ASSUME = {"Action": "AssumeRole", "RoleSessionName": "s", "Version": "2011-06-15"}
 FINE = Result(
     client="c", version="1", situation="cached", tokens="required", got=Got.CREDENTIALS, again=Got.CREDENTIALS
 )
 REFUSED = replace(FINE, got=Got.REFUSED, again=Got.NOTHING, reason="NoRole", seconds=1.0)
-ENTERED = "toolchain = 'x'\ninstall = ['true']\n[[client]]\n"
-WHOLE = "name = 'c'\nversion = '1'\ncommand = ['c']\nbudget = 1\n"
 Make = Callable[[str, str], Calls]
 
 
 @pytest.fixture
 async def sts() -> AsyncIterator[FakeSts]:
-    """An STS that has given a key for the right role, and then one for another."""
+    """An STS that has given a key for the right role, one for another, and one whose session has expired."""
     async with FakeSts() as sts, aiohttp.ClientSession() as session:
-        for role in ("right", "other"):
+        sts.script(Step(life=0.0), role="arn:aws:iam::123456789012:role/over")
+        for role in ("right", "other", "over"):
             form = {**ASSUME, "RoleArn": f"arn:aws:iam::123456789012:role/{role}"}
             async with session.post(sts.url, data=form) as answer:
                 assert answer.status == 200
@@ -57,7 +56,6 @@ async def make(sts: FakeSts) -> AsyncIterator[Make]:
                     traffic=post.traffic,
                     sts=sts,
                     owner="arn:aws:iam::123456789012:role/right s",
-                    environment={},
                 )
             )
             return made[-1]
@@ -69,15 +67,15 @@ async def make(sts: FakeSts) -> AsyncIterator[Make]:
 
 SIGNED = """
 import os, sys, urllib.request
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
-def sign(number, token=None):
-    key = f"ASIA{number:016}"
-    head = {
-        "Authorization": f"AWS4-HMAC-SHA256 Credential={key}/20260101/us-east-1/sts/aws4_request",
-        "X-Amz-Security-Token": token or f"token/of/{number}==",
-    }
-    body = b"Action=GetCallerIdentity&Version=2011-06-15"
-    urllib.request.urlopen(urllib.request.Request(os.environ["STS_URL"], data=body, headers=head)).read()
+def sign(number, token=None, secret=None, region="us-east-1", body=b"Action=GetCallerIdentity&Version=2011-06-15"):
+    keys = Credentials(f"ASIA{number:016}", secret or f"secret/of/{number}", token or f"token/of/{number}==")
+    request = AWSRequest("POST", os.environ["STS_URL"], data=b"Action=GetCallerIdentity&Version=2011-06-15")
+    SigV4Auth(keys, "sts", region).add_auth(request)
+    urllib.request.urlopen(urllib.request.Request(request.url, data=body, headers=dict(request.headers))).read()
 
 def say(ok=True):
     told = '{"step": 1, "ok": true, "key": ""}' if ok else '{"step": 1, "ok": false, "error": "x: NoRole: y"}'
@@ -94,6 +92,11 @@ def say(ok=True):
         ("sign(2); say()", Got.FOREIGN),
         ("sign(1); sign(2); say()", Got.FOREIGN),
         ("try: sign(1, 'wrong')\nfinally: say()", Got.UNPROVED),
+        ("try: sign(1, secret='wrong')\nfinally: say()", Got.UNPROVED),
+        ("try: sign(1, region='eu-west-1')\nfinally: say()", Got.UNPROVED),
+        ("try: sign(1, body=b'Action=GetCallerIdentity')\nfinally: say()", Got.UNPROVED),
+        ("try: sign(3)\nfinally: say()", Got.UNPROVED),
+        ("try: sign(9)\nfinally: say()", Got.UNPROVED),
         ("say(False)", Got.REFUSED),
         ("", Got.SILENT),
         ("sys.exit(3)", Got.SILENT),
@@ -212,44 +215,3 @@ def test_differences(change: dict[str, object], number: int, tmp_path: Path) -> 
     results.write([FINE, REFUSED], tmp_path / "results.json")
     committed = results.read(tmp_path / "results.json") | {FINE.key: FINE}
     assert len(results.differences([replace(FINE, **change)], committed)) == number  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "toolchain = 'x'",
-        "toolchain = 'other'\ninstall = ['true']\nclient = []",
-        f"{ENTERED}name = 'c'",
-        f"{ENTERED}{WHOLE}proof = 'x'",
-        f"{ENTERED}{WHOLE}proof = 's3'\nodd = 1",
-    ],
-)
-def test_a_wrong_entry(text: str, tmp_path: Path) -> None:
-    """Is refused with the name of its file."""
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "client.toml").write_text(text)
-    with pytest.raises(ValueError, match=r"client\.toml"):
-        registry.toolchains(folder=tmp_path)
-
-
-def test_a_toolchain_that_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is told with the last that its install said."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "x").mkdir()
-    entry = "toolchain = 'x'\ninstall = ['sh', '-c', 'echo no such thing; exit 1']\nclient = []"
-    (tmp_path / "x" / "client.toml").write_text(entry)
-    assert registry.install(registry.toolchains(folder=tmp_path)) == {"x": "no such thing"}
-
-
-def test_a_new_pin_is_a_new_folder(tmp_path: Path) -> None:
-    """What is installed lies in a folder named by what it is made of, not by what is said of it."""
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "client.toml").write_text("toolchain = 'x'\ninstall = ['true']\nclient = []")
-    (tmp_path / "x" / "pins").write_text("1")
-    (first,) = registry.toolchains(folder=tmp_path)
-    (tmp_path / "x" / "client.toml").write_text("toolchain = 'x'\ninstall = ['true']\nclient = []\n# said")
-    assert registry.toolchains(folder=tmp_path)[0].cache == first.cache
-    (tmp_path / "x" / "pins").write_text("2")
-    assert registry.toolchains(folder=tmp_path)[0].cache != first.cache
-    assert registry.toolchains(folder=tmp_path, latest=True)[0].cache.name == "x-latest"

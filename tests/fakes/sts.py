@@ -80,6 +80,7 @@ class FakeSts:
         self.asked: list[Asked] = []
         self.given: dict[str, Asked] = {}
         self.arns = {NODE_KEY: NODE_ARN}
+        self.expires: dict[str, float] = {}
         self.flying = 0
         self.most_flying = 0
         self.arrived = asyncio.Event()
@@ -130,6 +131,10 @@ class FakeSts:
     def token(self, access_key_id: str) -> str:
         """The session token that belongs to a key that was given."""
         return f"token/of/{int(access_key_id[4:])}=="
+
+    def secret(self, access_key_id: str) -> str:
+        """The secret that belongs to a key that was given."""
+        return f"secret/of/{int(access_key_id[4:])}"
 
     def _step(self, asked: Asked) -> Step:
         name = asked.role or asked.action
@@ -185,10 +190,11 @@ class FakeSts:
         arn = f"arn:{partition}:sts::{account}:assumed-role/{role.rsplit('/', 1)[-1]}/{session}"
         self.given[key], self.arns[key] = asked, arn
         life = float(asked.parameters.get("DurationSeconds", 3600)) if step.life is None else step.life
-        expires = datetime.fromtimestamp(self.clock() + life, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.expires[key] = self.clock() + life
+        expires = datetime.fromtimestamp(self.expires[key], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         credentials = [
             ("AccessKeyId", key),
-            ("SecretAccessKey", f"secret/of/{number}"),
+            ("SecretAccessKey", self.secret(key)),
             ("SessionToken", self.token(key)),
             ("Expiration", expires),
         ]

@@ -119,7 +119,7 @@ def test_whatever_an_object_is(metadata: Any, spec: Any) -> None:
 def test_permissions() -> None:
     """What the settings turn on, and no more."""
     assert {(each.resource, each.verb) for each in permissions(events=False, taint=False)} == {
-        (resource, verb) for resource in ("pods", "namespaces") for verb in ("get", "list", "watch")
+        (resource, verb) for resource in ("pods", "namespaces") for verb in ("list", "watch")
     }
     more = {(each.group, each.resource, each.verb) for each in permissions(events=True, taint=True)}
     assert {("events.k8s.io", "events", "patch"), ("", "nodes", "patch"), ("", "nodes", "get")} <= more
