@@ -12,11 +12,11 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
+from tests.guides import Typed
+
 # How long an example takes depends on what else the machine does; what hangs is ended by pytest's own time-out.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
-
-from tests.guides import Typed
 
 FOREIGN = ("AWS_", "KUBE", "METAPROXY_", "WATCHFILES_")
 """Beginnings of the variables by which the machine's own set-up would reach the tests."""
