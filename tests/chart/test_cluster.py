@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metaproxy.__main__ import COMMANDS, help_for
+from metaproxy.commands import COMMANDS, help_for
 from tests.chart.build import Tools
 from tests.chart.helm import CHART, KUBERNETES, Helm, HelmError, only
 from tests.cluster.api import Json

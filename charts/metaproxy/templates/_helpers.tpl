@@ -116,6 +116,10 @@ command: [metaproxy, redirect, {{ .verb }}]
 env:
 - name: METAPROXY_CONFIG
   value: /etc/metaproxy/config.yaml
+- name: METAPROXY_NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
 resources: {{- toYaml $.Values.redirect.resources | nindent 2 }}
 securityContext: {{- include "metaproxy.netAdmin" $ | nindent 2 }}
 volumeMounts:
