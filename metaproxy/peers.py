@@ -69,7 +69,8 @@ class PeerRules:
             MigrationError: a flag is not one of the peer's, lacks its value, or has one that cannot be meant.
         """
         chosen: dict[str, Any] = {}
-        for name, value in flags_in(peer, flags):
+        for flag in flags_in(peer, flags):
+            name, value = flag.name, flag.value
             if name in _FLAGS:
                 chosen[_FLAGS[name]] = value
             elif name == "namespace-restrictions":
