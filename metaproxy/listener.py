@@ -244,13 +244,14 @@ class Listener:
 
 
 def bound(
-    addresses: Iterable[tuple[str, int]], bind: Callable[..., socket.socket] = sockets.listening
+    addresses: Iterable[tuple[str, int]], bind: Callable[..., socket.socket] | None = None
 ) -> dict[tuple[str, int], socket.socket]:
-    """Listening sockets by these addresses, each made by `bind`; OSError when one cannot be had.
+    """Listening sockets by these addresses, each made by `bind` or alone; OSError when one cannot be had.
 
     The agent's own addresses may not be there yet: the redirect brings them, in whatever order both are started.
     """
     made: dict[tuple[str, int], socket.socket] = {}
+    bind = bind or sockets.listening
     try:
         for host, port in dict.fromkeys(addresses):
             try:
