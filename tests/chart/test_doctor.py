@@ -5,7 +5,6 @@ No container has a HOME: not every runtime gives one.
 """
 
 import asyncio
-import re
 import shlex
 import time
 from collections.abc import AsyncIterator
@@ -20,13 +19,13 @@ from metaproxy.caller import ROLE
 from metaproxy.clusterfacts import NETWORKS
 from metaproxy.findings import CHECKS
 from metaproxy.trust import trusted
-from scripts.generate_docs import DOCS
 from tests.chart import test_containers as containers
 from tests.chart.helm import Helm
 from tests.chart.kubelet import Kubelet, as_json
 from tests.chart.test_containers import Host, World
 from tests.cluster.harness import Cluster
 from tests.fakes.sts import FakeSts, Step
+from tests.guides import Typed
 from tests.network.conftest import PROBES, kernel_lacks
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("root")]
@@ -34,9 +33,8 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("root")]
 host = containers.host
 
 ACCOUNT = "arn:aws:iam::123456789012:role/"
-PAGE = (DOCS / "doctor.md").read_text()
-COMMANDS = dict(re.findall(r"^kubectl exec POD -c (\S+) -- (metaproxy doctor.*)$", PAGE, re.MULTILINE))
-"""What the page says to run in which container."""
+COMMANDS = {"metaproxy": "metaproxy doctor", "redirect-watch": "metaproxy doctor --node"}
+"""What is run in which container."""
 
 OF_THE_NODE = {"clock", "net-raw", "second-networks", "redirect", "leftover-rules", "source-route"}
 BY_THE_OTHER = {"redirect", "leftover-rules"}
@@ -65,7 +63,7 @@ class Report:
 
 
 def doctor(node: Kubelet, container: str) -> Report:
-    """Run what the page says in a container, as exec does."""
+    """Run it in a container, as exec does."""
     done = node.run(container, command=["env", "-u", "HOME", *COMMANDS[container].split(), "--json"])
     assert not done.stderr
     told = as_json(done)
@@ -199,8 +197,10 @@ async def test_what_the_agents_container_sees(hospital: Hospital) -> None:
     assert all("could not be looked at" not in each["found"] for each in told.found["net-raw"])
 
 
-async def test_what_is_wrong_is_found(hospital: Hospital) -> None:
+@pytest.mark.runs("docs/doctor.md", "kubectl exec …")
+async def test_what_is_wrong_is_found(hospital: Hospital, typed: Typed) -> None:
     """Each with its remedy; where a statement is missing, with the statement."""
+    assert typed.each() == [f"kubectl exec POD -c {where} -- {command}" for where, command in COMMANDS.items()]
     sts, refused, short = hospital.sts, f"{ACCOUNT}app-refused", f"{ACCOUNT}app-short"
     sts.settings[refused] = Step(code="AccessDenied", message="is not authorized", status=403)
     words = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."
