@@ -157,7 +157,7 @@ async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]
         loop.add_signal_handler(number, stop.set)
     watch = Watch(redirect, metrics)
     admin = Admin(
-        registry=metrics.registry,
+        metrics=metrics,
         checks={"redirect": lambda: watch.trouble},
         details=lambda: {"backend": backend, "notes": "; ".join(watch.notes) or "none"},
         explain=lambda _key, _value: None,

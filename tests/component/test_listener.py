@@ -227,6 +227,7 @@ async def test_the_walk_is_told_what_was_asked() -> None:
             "token": "T",
             "ttl": "60",
             "forwarded": False,
+            "host": "169.254.169.254",
         }
 
 
