@@ -173,6 +173,14 @@ class Redirect(Group):
         metavar="ADDR:PORT",
         shown="127.0.0.1:9182",
     )
+    socket: Path | None = knob(
+        None,
+        "A unix socket where metaproxy redirect watch has the same, from its start on; metaproxy health --redirect "
+        "asks there when it is set.",
+        reason="None: one address suffices where no two of them share the node's network, one waiting for the other.",
+        metavar="PATH",
+        shown="none",
+    )
 
 
 class Source(Group):
