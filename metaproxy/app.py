@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from metaproxy import __version__, keyfile, listener, sockets, status, tokens
+from metaproxy import __version__, descriptors, keyfile, listener, sockets, status, tokens
 from metaproxy.admin import BACKLOG, Admin
 from metaproxy.broker import Broker
 from metaproxy.caller import Directory
@@ -118,7 +118,7 @@ class Agent:
             )
         self.listening = asyncio.Event()
         self.admin = Admin(
-            registry=self.metrics.registry,
+            metrics=self.metrics,
             checks={
                 "pods": lambda: None if self._finder.pods_synced else f"no list yet: {self._source.status()}",
                 "namespaces": lambda: None if self._finder.namespaces_synced else "no list yet",
@@ -161,9 +161,12 @@ class Agent:
                 if resource is not None:
                     await stack.enter_async_context(resource)
             key = _token_key(settings, succession.key if succession is not None else None)
+            limit = descriptors.limit()
+            self.metrics.gauge("descriptors_limit").set(limit)
             self._listener = Listener(
                 self._server(key).answer,
                 self.metrics,
+                connections=min(settings.server.connections, descriptors.room(limit)),
                 connections_per_address=settings.server.connections_per_address,
                 accept_direct=settings.server.accept_direct,
                 farewell=settings.handover.drain,
@@ -412,6 +415,7 @@ class Agent:
 def run(settings: Settings) -> int:
     """The command: 0 after SIGTERM or SIGINT, 1 when something that should never end did, 2 when it cannot begin."""
     configure_logging(json=settings.log.format == "json", level=settings.log.level)
+    descriptors.lift()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_until_signal(settings))
 

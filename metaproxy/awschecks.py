@@ -88,8 +88,8 @@ def aws_findings(aws: Aws) -> Iterator[Finding]:
         yield ok("base-arn", f"{aws.base.arn} ({'as set' if aws.base_given else 'the account of the identity'})")
 
 
-def clock_findings(skews: Mapping[str, float | None]) -> Iterator[Finding]:
-    """Of our clock minus that of others, by who they are; None where nobody answered with a date."""
+def clock_findings(skews: Mapping[str, float | None], *, remedy: str = "mend own-identity first") -> Iterator[Finding]:
+    """Of our clock minus that of others, by who they are; None where nobody answered with a date, and the remedy."""
     known = {name: skew for name, skew in skews.items() if skew is not None}
     for name, skew in known.items():
         if abs(skew) >= SKEW_NOTED:
@@ -100,18 +100,18 @@ def clock_findings(skews: Mapping[str, float | None]) -> Iterator[Finding]:
                 remedy="let the node keep time (chrony and 169.254.169.123 on EC2): signatures may be 300 s off",
             )
     if not known:
-        yield not_checked("clock", "neither STS nor the API server told its time", "mend own-identity first")
+        yield not_checked("clock", f"{' and '.join(skews)} did not tell the time", remedy)
     elif all(abs(skew) < SKEW_NOTED for skew in known.values()):
         yield ok("clock", f"as that of {' and '.join(known)}, within {SKEW_NOTED:.0f} s")
 
 
 def role_findings(
-    attempts: Sequence[Attempt], *, principal: str, needed: Sequence[str], waiting: int = 0
+    attempts: Sequence[Attempt], *, principal: str, needed: Sequence[str], waiting: int = 0, untried: int = 0
 ) -> Iterator[Finding]:
     """Of the roles: those that can be had, and those that cannot, with the trust policy that is missing.
 
     `principal` is whom a trust policy must name, `needed` the actions of a call; `waiting` pods have a role whose
-    account is not known yet.
+    account is not known yet; `untried` calls differ from one that was tried in the session's name.
     """
     if not attempts and not waiting:
         yield ok("roles", "no pod is entitled to one")
@@ -124,7 +124,8 @@ def role_findings(
     if waiting:
         yield not_checked("roles", f"{waiting} pods name roles without an account", "mend base-arn first")
     elif good and len(short) == len(failed):
-        yield ok("roles", f"{good} can be assumed")
+        besides = f"; {untried} more names of sessions were not tried" if untried else ""
+        yield ok("roles", f"{good} can be assumed{besides}")
     elif short and len(short) == len(attempts):
         yield not_checked("roles", "STS did not come to look at trust", "mend session-duration first")
     if not short and good:

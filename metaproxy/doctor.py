@@ -15,7 +15,7 @@ import structlog
 from metaproxy.app import rules_of
 from metaproxy.awschecks import Aws, aws_findings, clock_findings, role_findings
 from metaproxy.compat import compat_findings
-from metaproxy.doctoraws import AwsLook
+from metaproxy.doctoraws import AwsLook, sts_skew
 from metaproxy.doctorchecks import (
     Judged,
     Permission,
@@ -34,7 +34,7 @@ from metaproxy.errors import Reason
 from metaproxy.findings import Finding, in_order, not_checked
 from metaproxy.iamdocuments import actions
 from metaproxy.peers import PeerRules
-from metaproxy.policy import Denial
+from metaproxy.policy import Denial, Grant
 
 GROUPS = (
     *("node_name", "cluster_name", "assume_role_arn", "role_base_arn"),
@@ -42,16 +42,41 @@ GROUPS = (
 )
 """The settings that are needed: the others may be missing, or of another machine."""
 
+NODE_GROUPS = ("node_name", "assume_role_arn", "sts", "upstream", "redirect")
+"""The settings that are needed for the node alone."""
+
 ELSEWHERE = "run it on a node, with --node-name and on the node's network: in the pods of metaproxy"
 _OF_PODS = ("namespace-policy", "annotations", "host-network", "net-raw", "second-networks")
 _OF_ROLES = ("roles", "session-duration")
 
 
+def _quiet() -> None:
+    """What the agent logs of its troubles is in the findings."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
 def examine(settings: Any, peer: PeerRules | None = None) -> list[Finding]:
     """Look at everything that can be looked at from here; what was found. `settings`: those of `GROUPS`."""
-    # What the agent logs of its troubles is in the findings.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    _quiet()
     return asyncio.run(examined(settings, peer))
+
+
+def examine_node(settings: Any) -> list[Finding]:
+    """Look at this node alone: no API server is asked, and STS but for the time. `settings`: those of `NODE_GROUPS`."""
+    _quiet()
+    return asyncio.run(node_examined(settings))
+
+
+async def node_examined(settings: Any) -> list[Finding]:
+    """The same, on the loop that runs."""
+    seen = await asyncio.to_thread(links)
+    found = [
+        *clock_findings({"STS": await sts_skew(settings)}, remedy="let this node reach STS, and know its region"),
+        *raw_findings(None, settings.node_name, seen.bridges),
+        *network_findings(None, seen.past),
+        *await asyncio.to_thread(lambda: list(node_findings(settings.redirect))),
+    ]
+    return in_order(found)
 
 
 async def examined(settings: Any, peer: PeerRules | None = None) -> list[Finding]:
@@ -99,8 +124,11 @@ async def _roles(settings: Any, look: AwsLook, aws: Aws, pods: Sequence[Judged])
         isinstance(each.decision, Denial) and each.decision.reason is Reason.BASE_ARN_UNKNOWN for each in pods
     )
     needed = actions(tags=bool(settings.sts.session_tags), source_identity=bool(settings.sts.source_identity))
-    attempts = await look.tried(calls_of(pods))
-    return list(role_findings(attempts, principal=aws.hop or aws.principal, needed=needed, waiting=waiting))
+    calls = calls_of(pods)
+    untried = len({each.decision.call for each in pods if isinstance(each.decision, Grant)}) - len(calls)
+    whom = aws.hop or aws.principal
+    attempts = await look.tried(calls)
+    return list(role_findings(attempts, principal=whom, needed=needed, waiting=waiting, untried=untried))
 
 
 def _of_permissions(settings: Any, wanted: Sequence[Permission], cluster: Cluster) -> Iterator[Finding]:

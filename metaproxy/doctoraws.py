@@ -14,13 +14,14 @@ from typing import Any, Self
 
 from metaproxy.app import sts_options
 from metaproxy.awschecks import Attempt, Aws
+from metaproxy.credentials import Secret
 from metaproxy.errors import IssueError
 from metaproxy.passthrough import Upstream
 from metaproxy.roles import AssumeRole, BaseArn
 from metaproxy.settingvalues import partition_of
 from metaproxy.sts import Sts
 from metaproxy.stsanswers import identity_in
-from metaproxy.stsclient import StsClient
+from metaproxy.stsclient import Keys, StsClient
 from metaproxy.stserrors import own_failure
 from metaproxy.telemetry import Metrics
 
@@ -29,6 +30,8 @@ WITHIN = 15.0
 
 FASTEST, AT_ONCE = 10.0, 8
 """Calls to STS per second, however much sts.rate allows, and under way at once: a node beside it needs the quota."""
+
+_NOBODY = Keys(access_key_id="AKIA0000000000000000", secret_access_key=Secret("nobody's"), session_token=None)
 
 
 class AwsLook:
@@ -112,6 +115,26 @@ class AwsLook:
             partition=identity.partition,
             base=BaseArn(partition=identity.partition, account=identity.account),
         )
+
+
+async def sts_skew(settings: Any) -> float | None:
+    """Our clock minus that of STS, by its answer to whom it does not know; None where it does not answer.
+
+    Who we are does not matter: a container of the node that has no identity can be told the time.
+    """
+    client: StsClient | None = None
+    before = time.time()
+    async with Upstream(settings.upstream.url, metrics=Metrics()) as upstream:
+        try:
+            async with asyncio.timeout(WITHIN):
+                client = await StsClient.open(sts_options(settings), upstream.region)
+                before = time.time()
+                return _skew(await client.send(_NOBODY, "get_caller_identity", {}), before)
+        except Exception as error:  # noqa: BLE001  files are read, services asked
+            return _skew(getattr(error, "response", None), before)
+        finally:
+            if client is not None:
+                await client.close()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -16,6 +16,9 @@ from metaproxy.roles import AssumeRole
 
 _NAMESPACE = frozenset({Reason.NAMESPACE_SILENT, Reason.NOT_PERMITTED, Reason.NOT_ALLOWED, Reason.NAMESPACE_UNKNOWN})
 _MALFORMED = frozenset({Reason.ROLE_MALFORMED, Reason.SESSION_NAME_MALFORMED, Reason.EXTERNAL_ID_MALFORMED})
+BY_AGENT = "run metaproxy doctor in the agent's container: the API server tells it of pods"
+"""What to do where nobody tells of pods."""
+
 _PROBE = Pod(uid="", namespace="", name="", annotations={ROLE: "arn:aws:iam::000000000000:role/x"})
 
 
@@ -34,7 +37,7 @@ def permissions(*, events: bool, taint: bool) -> tuple[Permission, ...]:
     wanted = [
         Permission("", resource, verb, "who is calling, and what its namespace permits")
         for resource in ("pods", "namespaces")
-        for verb in ("get", "list", "watch")
+        for verb in ("list", "watch")
     ]
     if events:
         wanted += [
@@ -151,39 +154,48 @@ def namespace_findings(
         yield ok("annotations", f"of {len(namespaces)} namespaces and {len(found)} pods")
 
 
-def raw_findings(pods: Sequence[PodFacts], node: str, bridges: Mapping[str, int] | None) -> Iterator[Finding]:
-    """Pods that may send in another's name. `bridges` of this node; None when they could not be looked at."""
-    known = [facts for facts in pods if facts.net_raw is not None and facts.pod.live]
-    able = [facts for facts in known if facts.net_raw]
+def raw_findings(pods: Sequence[PodFacts] | None, node: str, bridges: Mapping[str, int] | None) -> Iterator[Finding]:
+    """Pods that may send in another's name; None when nobody tells of pods. `bridges` of this node; None likewise."""
     remedy = "drop NET_RAW (or ALL) in the pods' securityContext; docs/security.md has an admission policy"
+    known = [facts for facts in pods or () if facts.net_raw is not None and facts.pod.live]
     if bridges is None:
-        text = f"{len(able)} of {len(known)} pods in the cluster keep NET_RAW; no node's links could be looked at"
+        text = "no node's links could be looked at"
+        if pods is not None:
+            text = (
+                f"{sum(bool(each.net_raw) for each in known)} of {len(known)} pods in the cluster keep NET_RAW; {text}"
+            )
         yield not_checked("net-raw", text, f"run it on a node, with --node-name; on bridges {remedy}")
         return
     here = [facts for facts in known if not node or facts.node == node]
-    risky = _subjects(facts for facts in here if facts.net_raw)
+    risky = [facts for facts in here if facts.net_raw]
+    on = ", ".join(sorted(bridges))
     if not bridges:
         yield ok("net-raw", "no pod of this node stands on a bridge")
+    elif pods is None:
+        yield not_checked("net-raw", f"pods stand on {on}; whether they keep NET_RAW is not known", BY_AGENT)
     elif not known:
         yield not_checked("net-raw", "the pods' containers are not known", f"look yourself: {remedy}")
     elif risky:
-        count = sum(1 for facts in here if facts.net_raw)
         yield Finding(
             check="net-raw",
             verdict=Verdict.WARNING,
-            found=f"{count} of {len(here)} pods of this node keep NET_RAW, on {', '.join(sorted(bridges))}: "
+            found=f"{len(risky)} of {len(here)} pods of this node keep NET_RAW, on {on}: "
             "the witness withdraws an address that is taken over, at the price of its owner's credentials",
             remedy=remedy,
-            subjects=risky,
+            subjects=_subjects(risky),
         )
     else:
         yield ok("net-raw", f"none of {len(here)} pods of this node keeps NET_RAW")
 
 
-def network_findings(pods: Sequence[PodFacts], links: Sequence[str] | None) -> Iterator[Finding]:
-    """Pods with networks of macvlan's kind. `links` of this node that go past it; None when it was not looked at."""
+def network_findings(pods: Sequence[PodFacts] | None, links: Sequence[str] | None) -> Iterator[Finding]:
+    """Pods with networks of macvlan's kind; None when nobody tells of pods.
+
+    `links` of this node that go past it; None when it was not looked at. A link that was moved into a pod is not among
+    them, so that they alone prove nothing.
+    """
     remedy = "deny 169.254.169.254 on that network, or do without it: nothing on the node sees its packets"
-    asking = _subjects(facts for facts in pods if facts.networks and facts.pod.live)
+    asking = _subjects(facts for facts in pods or () if facts.networks and facts.pod.live)
     if asking:
         yield Finding(
             check="second-networks",
@@ -202,6 +214,9 @@ def network_findings(pods: Sequence[PodFacts], links: Sequence[str] | None) -> I
         )
     elif links is None:
         yield not_checked("second-networks", "no node's links could be looked at", "run it on a node, with --node-name")
+    elif pods is None:
+        text = "none on the node itself; one that was moved into a pod does not show there"
+        yield not_checked("second-networks", text, BY_AGENT)
     elif any(facts.networks is None for facts in pods):
         yield not_checked("second-networks", "the pods' networks are not known", f"where a pod has one: {remedy}")
     elif not asking:

@@ -1,16 +1,19 @@
-"""The doctor's look at this node: its rules, links and switches, by its own tools.
+"""The doctor's look at this node: its rules by the tools for them, its links and switches by the kernel itself.
 
-Knows: which tool tells what, and what it takes to ask it.
+Knows: which tool tells what, and what it takes to ask it or the kernel.
 Must not know: how what a tool says is judged.
 """
 
 import shlex
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metaproxy.findings import Finding
+from metaproxy.interfaces import NEW_LINK, Interface, interface_request, interfaces
+from metaproxy.netlinkwire import DONE, ERROR, INTERRUPTED, ending, frames, sealed
 from metaproxy.nodechecks import (
     bridges,
     iptables_leftovers,
@@ -21,11 +24,20 @@ from metaproxy.nodechecks import (
     source_route_findings,
 )
 from metaproxy.redirect import node_of
-from metaproxy.redirectcommands import MissingToolError, RedirectError, lacking, listed, run
-from metaproxy.redirectplan import IPV4, IPV6
+from metaproxy.redirectcommands import MissingToolError, RedirectError, lacking, run
+from metaproxy.redirectplan import IPV4, IPV6, Family
 
 _SWITCHES = Path("/proc/sys/net/ipv4/conf")
-_NET_ADMIN = 12
+_PROC_NET = Path("/proc/net")
+_NET_ADMIN, _NET_RAW = 12, 13
+
+WITHIN = 5.0
+"""Seconds for the kernel's answer, which takes milliseconds."""
+
+TRIES = 5
+"""How often links are asked for while they change."""
+
+_DATAGRAM = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +50,34 @@ class Links:
 
 def links() -> Links:
     """Bridges with pods, and links that go past the node's hooks."""
-    try:
-        found = listed("ip", "-j", "-d", "link", "show")
-    except RedirectError:
-        return Links()
-    return Links(bridges=bridges(found), past=past_the_node(found))
+    for _ in range(TRIES):
+        try:
+            found = _asked()
+        except OSError:
+            break
+        if found is not None:
+            return Links(bridges=bridges(found), past=past_the_node(found))
+    return Links()
+
+
+def _asked() -> list[Interface] | None:
+    """The links, by the kernel's own word: it takes neither a tool nor a capability. None: they changed meanwhile.
+
+    Raises:
+        OSError: the kernel is not to be asked, or does not answer.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.settimeout(WITHIN)
+        kernel.send(sealed(interface_request(), 1))
+        told: list[bytes] = []
+        whole = True
+        while True:
+            for kind, flags, _, _, body in frames(kernel.recv(_DATAGRAM)):
+                whole = whole and not flags & INTERRUPTED
+                if kind == NEW_LINK:
+                    told.append(body)
+                elif kind in {DONE, ERROR}:
+                    return list(interfaces(told)) if whole and not ending(body) else None
 
 
 def node_findings(redirect: Any) -> Iterator[Finding]:
@@ -74,7 +109,7 @@ def _leftovers() -> Iterator[Finding]:
         for kind in ("nft", "legacy"):
             tool = f"{family.iptables}-{kind}"
             try:
-                saved = run(f"{tool}-save")  # not of a table by name: the kernel would make one that is not there
+                saved = _saved(family, kind)
             except MissingToolError:
                 continue
             except RedirectError as error:
@@ -93,6 +128,31 @@ def _leftovers() -> Iterator[Finding]:
     except RedirectError as error:
         unread.append(str(error))
     return leftover_findings(removals, others, looked, unread)
+
+
+def _saved(family: Family, kind: str) -> str:
+    """All rules of a kind of iptables.
+
+    Raises:
+        RedirectError: they cannot be read.
+    """
+    tool = f"{family.iptables}-{kind}"
+    if kind == "legacy" and lacking(_NET_RAW):
+        # It takes a raw socket to read them; that there are none can be known without.
+        if _has_legacy_table(family):
+            raise RedirectError(f"CAP_NET_RAW is missing: {tool} has a table nat, which cannot be read")
+        return ""
+    return run(f"{tool}-save")  # not of a table by name: the kernel would make one that is not there
+
+
+def _has_legacy_table(family: Family) -> bool:
+    """Whether legacy iptables has a table for addresses to be translated in; if in doubt it has."""
+    try:
+        return "nat" in (_PROC_NET / family.iptables.replace("tables", "_tables_names")).read_text().split()
+    except FileNotFoundError:
+        return False  # the kernel has no such tables
+    except OSError:
+        return True
 
 
 def _source_routes() -> dict[str, str]:

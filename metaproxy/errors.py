@@ -34,6 +34,7 @@ class Reason(StrEnum):
     MASQUERADED = "Masqueraded"
     NOT_REDIRECTED = "NotRedirected"
     TOO_MANY_CONNECTIONS = "TooManyConnections"
+    CROWDED_OUT = "CrowdedOut"
 
     HOST_NETWORK = "HostNetwork"
     NO_ROLE = "NoRole"
@@ -183,6 +184,12 @@ class TooManyConnections(CallerError):
     """One address holds more connections than it may; said in log and metric, the connection is closed."""
 
     reason = Reason.TOO_MANY_CONNECTIONS
+
+
+class CrowdedOut(CallerError):
+    """All places are taken, and its address has most of them; said in log and metric, the connection is closed."""
+
+    reason = Reason.CROWDED_OUT
 
 
 class Refused(MetaproxyError):

@@ -87,11 +87,18 @@ def good(findings: Iterable[Finding]) -> bool:
     return all(finding.verdict is not Verdict.PROBLEM for finding in findings)
 
 
+def unmade(findings: Iterable[Finding]) -> list[str]:
+    """The checks that a report does not have at all."""
+    made = {finding.check for finding in findings}
+    return [check for check in CHECKS if check not in made]
+
+
 def as_document(findings: Iterable[Finding]) -> dict[str, Any]:
     """For a program."""
     told = in_order(findings)
     return {
         "ok": good(told),
+        "not_made": unmade(told),
         "findings": [
             {
                 "check": finding.check,
@@ -121,6 +128,8 @@ def as_lines(findings: Iterable[Finding]) -> Iterator[str]:
         if finding.document is not None:
             for line in json.dumps(finding.document, indent=2).splitlines():
                 yield f"{margin}{line}"
+    if left := unmade(told):
+        yield f"not made: {', '.join(left)} (see metaproxy doctor --help)"
     counts = Counter(finding.verdict for finding in told)
     yield ", ".join(
         f"{counts[verdict]} {verdict.value}{'s' if verdict in _COUNTED and counts[verdict] != 1 else ''}"

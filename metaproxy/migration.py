@@ -7,13 +7,15 @@ Sources: kiam 4.2 (cmd/kiam), kube2iam 0.12 (cmd/main.go).
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Peer = Literal["kiam", "kube2iam"]
 PEERS: tuple[Peer, ...] = ("kiam", "kube2iam")
 
+_COMMANDS = frozenset({"agent", "server"})
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 _SHORTEST = 3600
 
@@ -25,15 +27,19 @@ _KEPT = "sessions live 3600 s and are renewed at half their life, whatever is as
 
 
 class MigrationError(ValueError):
-    """A flag that the peer does not have, or that lacks its value."""
+    """Words that are no flags of the peer, or lack their value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migrated:
-    """`settings`, by group; and `notes`: each flag that is not among them, with the reason."""
+    """`settings`, by group; and `notes`: each flag that is not among them, with the reason.
+
+    `unknown`: words that mean nothing to the peer as we know it, with why.
+    """
 
     settings: dict[str, Any] = field(default_factory=dict)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    unknown: list[tuple[str, str]] = field(default_factory=list)
 
     def put(self, key: str, value: Any) -> None:
         """A setting, by its file key."""
@@ -199,16 +205,31 @@ _VALUES: Mapping[Peer, Mapping[str, Act]] = {
 }
 
 
-def migrated(peer: Peer, flags: Iterable[str]) -> Migrated:
-    """What the flags of a peer come to.
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag of the peer as it was given: its name without dashes, its value."""
 
-    Raises:
-        MigrationError: a flag is not one of the peer's, or has no value.
-    """
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A word that means nothing to the peer as we know it, and why."""
+
+    word: str
+    why: str
+
+
+def migrated(peer: Peer, words: Iterable[str]) -> Migrated:
+    """What the flags of a peer come to. Total: what is no flag of it is told of, and the others go on."""
     found = Migrated()
-    for flag, value in flags_in(peer, list(flags)):
-        act = _SWITCHES[peer].get(flag) or _VALUES[peer][flag]
-        act(found, f"--{flag}", value)
+    for each in read(peer, words):
+        if isinstance(each, Unknown):
+            found.unknown.append((each.word, each.why))
+        else:
+            act = _SWITCHES[peer].get(each.name) or _VALUES[peer][each.name]
+            act(found, f"--{each.name}", each.value)
     if peer == "kube2iam" and "namespace_policy" not in found.settings.get("policy", {}):
         _namespaces(found, "", "false")
         found.notes.append(
@@ -217,30 +238,42 @@ def migrated(peer: Peer, flags: Iterable[str]) -> Migrated:
     return found
 
 
-def flags_in(peer: Peer, words: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """A peer's flags and their values; kiam's commands (`agent`, `server`) are passed over.
+def flags_in(peer: Peer, words: Iterable[str]) -> Iterator[Flag]:
+    """A peer's flags.
 
     Raises:
-        MigrationError: a flag is not one of the peer's, or has no value.
+        MigrationError: a word is no flag of the peer, or lacks its value.
     """
-    rest = list(words)
+    for each in read(peer, words):
+        if isinstance(each, Unknown):
+            raise MigrationError(f"{each.word!a}: {each.why}")
+        yield each
+
+
+def read(peer: Peer, words: Iterable[str]) -> Iterator[Flag | Unknown]:
+    """The words as the peer reads them; kiam's commands (`agent`, `server`) are passed over.
+
+    What follows an unknown flag is taken for its value, unless it looks like a flag: a value that begins with a dash
+    is then another unknown flag, which is told as well.
+    """
+    rest = deque(words)
     while rest:
-        word = rest.pop(0)
-        if peer == "kiam" and word in {"agent", "server"}:
-            continue
+        word = rest.popleft()
         name, equals, value = word.removeprefix("--").removeprefix("-").partition("=")
         plain = name.removeprefix("no-")
         if not word.startswith("-"):
-            raise MigrationError(f"{word!a} is no flag")
-        if name in _SWITCHES[peer]:
-            yield name, value if equals else "true"
+            if peer != "kiam" or word not in _COMMANDS:
+                yield Unknown(word, "is no flag")
+        elif name in _SWITCHES[peer]:
+            yield Flag(name, value if equals else "true")
         elif peer == "kiam" and plain != name and plain in _SWITCHES[peer]:
-            yield plain, "false"
-        elif name not in _VALUES[peer]:
-            raise MigrationError(f"{word!a} is no flag of {peer}")
-        elif equals:
-            yield name, value
-        elif rest:
-            yield name, rest.pop(0)
+            yield Flag(plain, "false")
+        elif name in _VALUES[peer]:
+            if not equals and not rest:
+                yield Unknown(word, "lacks its value")
+            else:
+                yield Flag(name, value if equals else rest.popleft())
         else:
-            raise MigrationError(f"{word!a} lacks its value")
+            if not equals and rest and not rest[0].startswith("-"):
+                word = f"{word} {rest.popleft()}"
+            yield Unknown(word, f"is no flag of {peer} that is known here; see what it is for")

@@ -11,25 +11,34 @@ Sources: linux/netlink.h, rtnetlink.h, if_link.h, neighbour.h.
 
 import ipaddress
 import struct
-import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+
+from metaproxy.netlinkwire import (
+    ATTRIBUTE,
+    DONE,
+    ERROR,
+    INTERRUPTED,
+    OVERRUN,
+    REQUEST,
+    attribute,
+    attributes,
+    ending,
+    frames,
+    number,
+    request,
+)
 
 GROUPS = 1 << 0 | 1 << 2 | 1 << 6 | 1 << 10
 """What is listened to: links, neighbours (bridge forwarding entries too), IPv4 and IPv6 routes."""
 
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 _LINK = struct.Struct("=BxHiII")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 
-_ERROR, _DONE, _OVERRUN = 2, 3, 4
 _NEW_LINK, _DEL_LINK, _GET_LINK = 16, 17, 18
 _NEW_ROUTE, _DEL_ROUTE, _GET_ROUTE = 24, 25, 26
 _NEW_NEIGHBOUR, _DEL_NEIGHBOUR, _GET_NEIGHBOUR = 28, 29, 30
-_REQUEST, _DUMP = 0x1, 0x300
-_INTERRUPTED = 0x10
 _UNSPECIFIED, _INET, _INET6, _BRIDGE = 0, 2, 10, 7
 _FAMILIES = {_INET: 4, _INET6: 16}
 
@@ -43,15 +52,13 @@ _PERMANENT, _NO_ARP = 0x80, 0x40
 _PROXY, _LEARNED_ELSEWHERE = 0x08, 0x10
 _HARDWARE, _MASTER = 2, 9
 _NEIGHBOURLY = (struct.pack("=H", _NEW_NEIGHBOUR), struct.pack("=H", _DEL_NEIGHBOUR))
-_FIRST = _ATTRIBUTE.pack(_ATTRIBUTE.size + 6, _HARDWARE)
+_FIRST = ATTRIBUTE.pack(ATTRIBUTE.size + 6, _HARDWARE)
 """With what the attributes of a bridge's word on a hardware address begin."""
 _TOLD = 38
 """Bytes up to the end of that hardware address."""
 _INSTRUCTION = struct.Struct("=HBBI")
 _INSTRUCTIONS = 4096
 """What the kernel takes of a program for a socket."""
-_TYPE = 0x3FFF
-"""An attribute's type without the flags in its highest bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,30 +136,30 @@ def requests(*, forwarding: bool) -> tuple[bytes, ...]:
     Bridges' forwarding tables only if wanted: any pod can make them as large as it likes.
     """
     requests = (
-        _request(_GET_LINK, _LINK.pack(_UNSPECIFIED, 0, 0, 0, 0)),
-        _request(_GET_ROUTE, _ROUTE.pack(_INET, 0, 0, 0, 0, 0, 0, 0, 0)),
-        _request(_GET_ROUTE, _ROUTE.pack(_INET6, 0, 0, 0, 0, 0, 0, 0, 0)),
+        request(_GET_LINK, _LINK.pack(_UNSPECIFIED, 0, 0, 0, 0)),
+        request(_GET_ROUTE, _ROUTE.pack(_INET, 0, 0, 0, 0, 0, 0, 0, 0)),
+        request(_GET_ROUTE, _ROUTE.pack(_INET6, 0, 0, 0, 0, 0, 0, 0, 0)),
         neighbour_request(),
     )
-    return (*requests, _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_BRIDGE, 0, 0, 0, 0))) if forwarding else requests
+    return (*requests, request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_BRIDGE, 0, 0, 0, 0))) if forwarding else requests
 
 
 def port_request(bridge: int, hardware: bytes) -> bytes:
     """What asks for a bridge's port to one hardware address (Linux 5.0); to be sealed. One message answers it."""
-    wanted = _attribute(_HARDWARE, hardware) + _attribute(_MASTER, struct.pack("=I", bridge))
-    return _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_BRIDGE, 0, 0, 0, 0) + wanted, flags=_REQUEST)
+    wanted = attribute(_HARDWARE, hardware) + attribute(_MASTER, struct.pack("=I", bridge))
+    return request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_BRIDGE, 0, 0, 0, 0) + wanted, flags=REQUEST)
 
 
 def neighbour_request() -> bytes:
     """What asks for every neighbour there is."""
-    return _request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_UNSPECIFIED, 0, 0, 0, 0))
+    return request(_GET_NEIGHBOUR, _NEIGHBOUR.pack(_UNSPECIFIED, 0, 0, 0, 0))
 
 
 def forget(link: int, address: str) -> bytes:
     """What takes an IPv6 neighbour's entry away, so that the next packet to it makes the kernel ask everybody."""
     destination = 1
-    body = _NEIGHBOUR.pack(_INET6, link, 0, 0, 0) + _attribute(destination, ipaddress.ip_address(address).packed)
-    return _request(_DEL_NEIGHBOUR, body, flags=_REQUEST)
+    body = _NEIGHBOUR.pack(_INET6, link, 0, 0, 0) + attribute(destination, ipaddress.ip_address(address).packed)
+    return request(_DEL_NEIGHBOUR, body, flags=REQUEST)
 
 
 def unwanted(data: bytes, hardware: Collection[bytes]) -> bool:
@@ -194,27 +201,17 @@ def sieve(hardware: Collection[bytes]) -> bytes:
     return b"".join(_INSTRUCTION.pack(*each) for each in head) if len(head) <= _INSTRUCTIONS else b""
 
 
-def sealed(request: bytes, sequence: int) -> bytes:
-    """The request under a number, by which its answer is known."""
-    return request[:8] + struct.pack("=I", sequence) + request[12:]
-
-
 def messages(data: bytes) -> Iterator[tuple[int, int, Message]]:
     """What a datagram says, each with the port of whoever asked for it, and the number of that request.
 
     A notification has those of whoever made the change, so the number alone does not tell what is an answer to us.
     """
-    offset, size = 0, _HEADER.size
-    while offset + size <= len(data):
-        length, kind, flags, sequence, port = _HEADER.unpack_from(data, offset)
-        if length < size or offset + length > len(data):
-            return
-        if flags & _INTERRUPTED:
+    for kind, flags, sequence, port, body in frames(data):
+        if flags & INTERRUPTED:
             # What was listed changed meanwhile, so that something may be missing.
             yield port, sequence, End(broken=True)
-        if (message := _message(kind, data[offset + size : offset + length])) is not None:
+        if (message := _message(kind, body)) is not None:
             yield port, sequence, message
-        offset += (length + 3) & ~3
 
 
 def _is_notice(data: bytes) -> bool:
@@ -222,20 +219,11 @@ def _is_notice(data: bytes) -> bool:
     return data[12:17] == bytes((0, 0, 0, 0, _BRIDGE)) and len(data) >= _TOLD
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _request(kind: int, body: bytes, *, flags: int = _REQUEST | _DUMP) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
-
-
 def _message(kind: int, body: bytes) -> Message | None:
-    if kind in {_DONE, _ERROR}:
-        # The last message of a list carries the error that ended it, 0 is none.
-        error = -int.from_bytes(body[:4], sys.byteorder, signed=True)
-        return End(broken=kind == _ERROR or error != 0, error=error)
-    if kind == _OVERRUN:
+    if kind in {DONE, ERROR}:
+        error = ending(body)
+        return End(broken=kind == ERROR or error != 0, error=error)
+    if kind == OVERRUN:
         return Overrun()
     try:
         read, gone = _READ[kind]
@@ -244,33 +232,18 @@ def _message(kind: int, body: bytes) -> Message | None:
         return None
 
 
-def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    while offset + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, offset)
-        if length < _ATTRIBUTE.size or offset + length > len(body):
-            break
-        found[kind & _TYPE] = body[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-    return found
-
-
-def _number(data: bytes | None) -> int:
-    return int.from_bytes(data, sys.byteorder) if data else 0
-
-
 def _link(body: bytes, gone: bool) -> Link | None:
     address, name, peer, info, kind, detail, filtering, netns = 1, 3, 5, 18, 1, 2, 7, 37
     family, _, index, flags, _ = _LINK.unpack_from(body)
     if family == _BRIDGE:
         return None  # about a bridge's port: its forwarding entries tell the same
-    has = _attributes(body, _LINK.size)
-    about = _attributes(has.get(info, b""), 0)
+    has = attributes(body, _LINK.size)
+    about = attributes(has.get(info, b""), 0)
     what = about.get(kind, b"").rstrip(b"\0")
     return Link(
         index=index,
         bridge=what == b"bridge",
-        vlans=what == b"bridge" and any(_attributes(about.get(detail, b""), 0).get(filtering, b"")),
+        vlans=what == b"bridge" and any(attributes(about.get(detail, b""), 0).get(filtering, b"")),
         up=bool(flags & _UP),
         # A bridge's own hardware address follows its ports', and its life does not end with one of them.
         life=(what,) if what == b"bridge" else tuple(has.get(each, b"") for each in (address, name, peer, netns)),
@@ -281,8 +254,8 @@ def _link(body: bytes, gone: bool) -> Link | None:
 def _route(body: bytes, gone: bool) -> Route | None:
     destination, out, gateway, priority, multipath, table, via, nexthop = 1, 4, 5, 6, 9, 15, 18, 30
     family, length, _, tos, small_table, _, _, kind, flags = _ROUTE.unpack_from(body)
-    has = _attributes(body, _ROUTE.size)
-    if family not in _FAMILIES or flags & _CLONED or (_number(has.get(table)) or small_table) != _MAIN:
+    has = attributes(body, _ROUTE.size)
+    if family not in _FAMILIES or flags & _CLONED or (number(has.get(table)) or small_table) != _MAIN:
         return None
     size = _FAMILIES[family]
     network = has.get(destination, bytes(size))
@@ -293,9 +266,9 @@ def _route(body: bytes, gone: bool) -> Route | None:
         network=int.from_bytes(network),
         version=4 if family == _INET else 6,
         length=length,
-        metric=_number(has.get(priority)),
+        metric=number(has.get(priority)),
         tos=tos,
-        link=_number(has.get(out)) if straight else 0,
+        link=number(has.get(out)) if straight else 0,
         gone=gone,
     )
 
@@ -303,15 +276,15 @@ def _route(body: bytes, gone: bool) -> Route | None:
 def _neighbour(body: bytes, gone: bool) -> Neighbour | Forwarding | None:
     destination, hardware, vlan, master = 1, _HARDWARE, 5, _MASTER
     family, index, state, flags, _ = _NEIGHBOUR.unpack_from(body)
-    has = _attributes(body, _NEIGHBOUR.size)
+    has = attributes(body, _NEIGHBOUR.size)
     if family == _BRIDGE:
         if master not in has or not has.get(hardware) or state & _PERMANENT:
             return None  # a device's own list, or a port's own address
         return Forwarding(
-            bridge=_number(has[master]),
+            bridge=number(has[master]),
             hardware=has[hardware],
             port=index,
-            vlan=_number(has.get(vlan)),
+            vlan=number(has.get(vlan)),
             gone=gone,
         )
     if family not in _FAMILIES or flags & _PROXY or destination not in has:

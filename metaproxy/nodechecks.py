@@ -1,19 +1,23 @@
 """Of the node: what its rules, links and switches, as the tools tell of them, mean for the metadata address.
 
-Knows: the languages of iptables-save and `nft list ruleset`, iproute2's JSON of links.
-Must not know: how a tool is run. What the tools say is foreign input: what is not understood is no rule and no link.
+Knows: the languages of iptables-save and `nft list ruleset`, the kernel's kinds of interfaces.
+Must not know: how a tool is run. What the tools say is foreign input: what is not understood is no rule.
 """
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from metaproxy.addresses import METADATA_IPV4, METADATA_IPV6
 from metaproxy.findings import Finding, Verdict, not_checked, ok
+from metaproxy.interfaces import Interface
 
 OURS = "METAPROXY-"
 """How chains of ours begin in iptables; in nftables ours are tables of this name in lower case."""
+
+ON_NODE = "run metaproxy doctor --node in the container of the redirect (redirect-watch), or as root on the node"
+"""Where the node's rules can be looked at."""
 
 TARGETS = frozenset({"DNAT", "REDIRECT"})
 _ADDRESSES = (METADATA_IPV4, METADATA_IPV6)
@@ -87,41 +91,38 @@ def leftover_findings(
         yield not_checked(
             "leftover-rules",
             "; ".join(unread) or "neither nft nor iptables is installed",
-            "run it where they are and may be used: in the container of the redirect",
+            ON_NODE,
         )
     elif not (removals or others):
         yield ok("leftover-rules", f"none ({', '.join(looked)})")
 
 
-def bridges(links: Any) -> dict[str, int]:
-    """Bridges that have pods: names, and how many veth devices stand on each, by `ip -j -d link`."""
-    found: dict[str, int] = {}
-    for link in _links(links):
-        info = _mapping(link.get("linkinfo"))
-        if info.get("info_kind") == "veth" and info.get("info_slave_kind") == "bridge":
-            master = link.get("master")
-            if isinstance(master, str):
-                found[master] = found.get(master, 0) + 1
-    return found
+def bridges(found: Sequence[Interface]) -> dict[str, int]:
+    """Bridges that have pods: names, and how many veth devices stand on each."""
+    names = {each.index: each.name for each in found}
+    masters = [names[each.master] for each in found if _is_pods_port(each) and each.master in names]
+    return dict(Counter(masters))
 
 
-def past_the_node(links: Any) -> list[str]:
-    """Links whose traffic meets none of the node's hooks."""
-    named = [
-        (link.get("ifname"), link.get("link"), kind)
-        for link in _links(links)
-        if (kind := _mapping(link.get("linkinfo")).get("info_kind")) in _PAST_THE_NODE
+def _is_pods_port(each: Interface) -> bool:
+    return each.kind == "veth" and each.port_kind == "bridge"
+
+
+def past_the_node(found: Sequence[Interface]) -> list[str]:
+    """Interfaces whose traffic meets none of the node's hooks. Those that were moved into a pod are not among them."""
+    names = {each.index: each.name for each in found}
+    return [
+        f"{each.kind} {each.name} on {names.get(each.below, 'another')}"
+        for each in found
+        if each.kind in _PAST_THE_NODE
     ]
-    return [f"{kind} {name} on {below}" for name, below, kind in named]
 
 
 def source_route_findings(switches: Mapping[str, str]) -> Iterator[Finding]:
     """Of `accept_source_route` by interface, `all` among them: the kernel takes such packets where both say so."""
     names = sorted(name for name, value in switches.items() if value.strip() == "1" and name not in {"all", "default"})
     if not switches:
-        yield not_checked(
-            "source-route", "/proc/sys/net/ipv4/conf cannot be read", "run it on the node, on the node's network"
-        )
+        yield not_checked("source-route", "/proc/sys/net/ipv4/conf cannot be read", ON_NODE)
     elif names and switches.get("all", "").strip() == "1":
         yield Finding(
             check="source-route",
@@ -139,9 +140,7 @@ def redirect_findings(
 ) -> Iterator[Finding]:
     """Of what `metaproxy redirect check` found; `trouble` is why it could not look."""
     if trouble:
-        yield not_checked(
-            "redirect", trouble, "run metaproxy redirect check in the container of the redirect, or as root on the node"
-        )
+        yield not_checked("redirect", trouble, ON_NODE)
         return
     if differs:
         yield Finding(
@@ -157,11 +156,3 @@ def redirect_findings(
         yield Finding(
             check="redirect", verdict=Verdict.WARNING, found=note, remedy="see docs/networking.md for this network"
         )
-
-
-def _links(value: Any) -> Iterator[Mapping[str, Any]]:
-    yield from (link for link in value if isinstance(link, Mapping)) if isinstance(value, list) else ()
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -69,7 +69,8 @@ class PeerRules:
             MigrationError: a flag is not one of the peer's, lacks its value, or has one that cannot be meant.
         """
         chosen: dict[str, Any] = {}
-        for name, value in flags_in(peer, flags):
+        for flag in flags_in(peer, flags):
+            name, value = flag.name, flag.value
             if name in _FLAGS:
                 chosen[_FLAGS[name]] = value
             elif name == "namespace-restrictions":
@@ -80,6 +81,8 @@ class PeerRules:
                 chosen["anchored"] = value != "true"
             elif name == "auto-discover-default-role":
                 chosen["node_role"] = value == "true"
+        if chosen.get("node_role"):
+            chosen.pop("base", None)  # what is discovered with the role takes the place of what was given
         if chosen.get("base"):
             try:
                 chosen["base"] = BaseArn.parse(chosen["base"]).arn

@@ -3,18 +3,22 @@
 Knows: which verb does what with the plan that the settings make.
 Must not know: how anything is written or run.
 
-Exit codes: 0 done or in place, 1 failed or not in place, 2 bad usage, as a device to apply to that is not there.
+Exit codes: 0 done or in place, or left to a watch; 1 failed or not in place; 2 bad usage, as a device to apply to that
+is not there.
 """
 
 import asyncio
+import contextlib
 import json
 import sys
+from dataclasses import replace
 from ipaddress import ip_network
 
 from metaproxy import redirectrender
 from metaproxy.redirectcommands import RedirectError, lacking
 from metaproxy.redirectnode import Node, Report, backend_in_use, device_exists, families
 from metaproxy.redirectplan import DEVICE, IPV4, IPV6, Backend, Plan
+from metaproxy.redirectturn import Turn
 from metaproxy.redirectwatch import until_signal
 from metaproxy.settinggroups import Log, Redirect
 from metaproxy.telemetry import configure_logging
@@ -32,21 +36,34 @@ def act(verb: str, chosen: Redirect, logs: Log, *, as_json: bool = False) -> int
         what = "legacy iptables" if _NET_RAW in needed else "netfilter"
         why = f"{without} is missing: it takes it to read and change addresses, routes and {what}"
         return _failed(why, as_json=as_json)
+    # Whoever looks or takes away must be able to after the device has gone.
     try:
-        # Whoever looks or takes away must be able to after the device has gone.
         if verb in {"apply", "watch"} and chosen.device and not device_exists(chosen.device):
             print(f"metaproxy: --redirect.device: there is no device {chosen.device}", file=sys.stderr)
             return USAGE
         node = node_of(chosen)
         if verb == "watch":
             configure_logging(json=logs.format == "json", level=logs.level)
-            asyncio.run(until_signal(node, node.backend or "none", chosen.listen))
+            asyncio.run(until_signal(node, node.backend or "none", chosen.listen, chosen.socket))
+            return DONE
+        return _told(node.check(), as_json=as_json) if verb == "check" else _changed(verb, node, as_json=as_json)
+    except (RedirectError, OSError) as error:
+        return _failed(str(error), as_json=as_json)
+
+
+def _changed(verb: str, node: Node, *, as_json: bool) -> int:
+    """Apply or remove, unless a watch is at work: it would undo what it does not want."""
+    with contextlib.closing(Turn()) as turn:
+        if not turn.take():
+            if verb == "remove":
+                return _failed("a watch is at work and would put everything back: end it first", as_json=as_json)
+            why = "a watch is at work: the redirect is left to it, and to the one that comes after it"
+            found = node.check()
+            _told(replace(found, notes=(why, *found.notes)), as_json=as_json)
         elif verb == "remove":
             node.remove()
         else:
-            return _told(node.apply() if verb == "apply" else node.check(), as_json=as_json)
-    except RedirectError as error:
-        return _failed(str(error), as_json=as_json)
+            return _told(node.apply(), as_json=as_json)
     return DONE
 
 

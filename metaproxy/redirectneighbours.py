@@ -18,6 +18,7 @@ import structlog
 from metaproxy import netlink, sockets
 from metaproxy.loglimit import LogLimit
 from metaproxy.neighbours import Doubts
+from metaproxy.netlinkwire import sealed
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()
@@ -64,7 +65,7 @@ class Asking:
         if self._missed:
             # Without knowing who had an address nobody can tell that it has changed.
             self._list += 1
-            self._missed = not self._tell(netlink.sealed(netlink.neighbour_request(), self._list))
+            self._missed = not self._tell(sealed(netlink.neighbour_request(), self._list))
         for link, address in self._doubts.places(loop.time()):
             if (bridge := _bridge(link)) and self._tell(netlink.forget(link, address)):
                 self._metrics.counter("redirect_neighbours_asked_total").inc()

@@ -4,7 +4,7 @@ Knows: which layer comes when, and which tool has it.
 Must not know: how a layer is written or compared, when anybody wants it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from metaproxy import redirectiptables, redirectnft
 from metaproxy.redirectcommands import MissingToolError, RedirectError, listed, run
 from metaproxy.redirectplan import BACKENDS, IPV4, IPV6, Backend, Family, Finding, Plan
+from metaproxy.redirectport import kept, led_to, listened_at
 from metaproxy.redirectrender import restore, stale
 from metaproxy.redirectroutes import (
     address,
@@ -29,6 +30,7 @@ _GONE = ("No such", "Cannot assign", "Cannot find", "not found", "does not exist
 _NO_TABLE = ("No such file or directory", "does not exist", "Table does not exist")
 _NO_ROUTE = ("nreachable", "No route", "Permission denied", "Invalid argument")
 _IPV6 = Path("/proc/sys/net/ipv6/conf")
+_TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
 ROUNDS = 8
@@ -111,7 +113,9 @@ class Node:
 
     def check(self) -> Report:
         """What is not as planned; raises RedirectError when it cannot be told."""
-        plan, differs, notes = self._plan, list[Finding](), list[str]()
+        listings = {family: self._listing(family) for family in self._plan.families}
+        plan, notes = self._leading(listings.values())
+        differs = list[Finding]()
         links = listed("ip", "-j", "addr", "show", "dev", plan.device, accept=_GONE)
         for family in plan.families:
             if disabled := self._disabled(family):
@@ -122,7 +126,7 @@ class Node:
             rules = listed("ip", "-j", family.flag, "rule")
             differs += guard_findings(self._speaking(family), family, rules)
             notes += map(str, rules_ahead(family, rules))
-            differs += self._rules(family)
+            differs += self._rules(plan, family, listings[family])
             notes += self._ahead(family)
         return Report(backend=self.backend, differs=tuple(differs), notes=tuple(notes))
 
@@ -222,23 +226,42 @@ class Node:
             return f"IPv6 is disabled on {self._plan.device}: who asks {family.metadata} is refused"
         return ""
 
-    def _rules(self, family: Family) -> Iterator[Finding]:
+    def _listing(self, family: Family) -> str:
+        """The netfilter rules as their tool tells of them; empty where there is none to ask."""
+        if self.backend is None:
+            return ""
+        if self.backend == "nftables":
+            return run("nft", "-y", "list", "table", family.nft, redirectnft.TABLE, accept=_NO_TABLE)
+        return _saved(self.backend, family)
+
+    def _leading(self, listings: Iterable[str]) -> tuple[Plan, list[str]]:
+        """The plan with the port that pods are to be led to now, and what there is to be said of that."""
+        plan = self._plan
+        now = led_to("\n".join(listings))
+        if now in (None, plan.port):
+            return plan, []
+        port = kept(plan.port, now, listened_at(path.read_text() for path in _TCP if path.exists()))
+        if port == plan.port:
+            return plan, []
+        return replace(plan, port=port), [f"pods are led to port {port} until somebody listens at {plan.port}"]
+
+    def _rules(self, plan: Plan, family: Family, listing: str) -> Iterator[Finding]:
         if self.backend is None:
             return iter([Finding(part="rules", family=family.name, text=self._lack)])
         if self.backend == "nftables":
-            table = run("nft", "-y", "list", "table", family.nft, redirectnft.TABLE, accept=_NO_TABLE)
-            return redirectnft.findings(self._plan, family, table)
-        return redirectiptables.findings(self._plan, family, _saved(self.backend, family))
+            return redirectnft.findings(plan, family, listing)
+        return redirectiptables.findings(plan, family, listing)
 
     def _put_rules(self) -> None:
         if self.backend is None:
             raise RedirectError(self._lack)
+        listings = {family: self._listing(family) for family in self._plan.families}
+        plan, _ = self._leading(listings.values())
         if self.backend == "nftables":
-            run("nft", "-f", "-", stdin=redirectnft.transaction(self._plan))
+            run("nft", "-f", "-", stdin=redirectnft.transaction(plan))
             return
-        for family in self._plan.families:
-            text = redirectiptables.restoration(self._plan, family, _saved(self.backend, family))
-            run(*restore(self.backend, family), stdin=text)
+        for family, saved in listings.items():
+            run(*restore(self.backend, family), stdin=redirectiptables.restoration(plan, family, saved))
 
 
 def _answers(backend: Backend) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -22,7 +23,9 @@ from metaproxy.budget import TokenBucket
 from metaproxy.redirectcommands import RedirectError
 from metaproxy.redirectneighbours import asking
 from metaproxy.redirectnode import Report
+from metaproxy.redirectturn import Turn
 from metaproxy.telemetry import REDIRECT_METRICS, Metrics
+from metaproxy.unixsocket import UnixSocket
 
 log = structlog.get_logger()
 
@@ -35,11 +38,8 @@ RATE, BURST = 1.0, 20.0
 PATIENCE = 60.0
 """Seconds after which a look that does not end is a failure: each of its commands has less."""
 
-TURN = 45.0
-"""Seconds for a predecessor to end: more than a pod is given for that."""
-
 AGAIN = 0.5
-"""Seconds between two tries for what a predecessor still has: nobody tells when it has gone."""
+"""Seconds between two tries for an address that somebody has: nobody tells when it is free."""
 
 # linux/rtnetlink.h: links, IPv4 and IPv6 addresses, routes and routing rules, as a bit mask of groups.
 _ROUTE_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
@@ -150,37 +150,57 @@ class Watch:
         self._metrics.gauge("redirect_in_place").set(not trouble)
 
 
-async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]) -> None:
-    """Watch until SIGTERM or SIGINT, with /livez, /readyz and /metrics at `listen`."""
+async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int], path: Path | None) -> None:
+    """Watch until SIGTERM or SIGINT, with /livez, /readyz and /metrics at `listen`, and at once at a socket's `path`.
+
+    Raises:
+        OSError: the socket cannot be had.
+    """
     stop, loop, metrics = asyncio.Event(), asyncio.get_running_loop(), Metrics(REDIRECT_METRICS)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    watch = Watch(redirect, metrics)
+    watch, turn = Watch(redirect, metrics), Turn()
+    waiting = True
     admin = Admin(
-        registry=metrics.registry,
-        checks={"redirect": lambda: watch.trouble},
-        details=lambda: {"backend": backend, "notes": "; ".join(watch.notes) or "none"},
+        metrics=metrics,
+        # While another watch keeps the redirect, this one has nothing to answer for: it is what an upgrade waits for.
+        checks={"redirect": lambda: None if waiting else watch.trouble},
+        details=lambda: {
+            "backend": backend,
+            "turn": "another watch is at work" if waiting else "ours",
+            "notes": "; ".join(watch.notes) or "none",
+        },
         explain=lambda _key, _value: None,
     )
-    with _turn() as turn, _listening() as bells, asking(metrics):
+    own = None if path is None else await asyncio.to_thread(UnixSocket, path, backlog=BACKLOG)
+    listening: asyncio.Task[None] | None = None
+    with _listening() as bells, asking(metrics):
         for each in bells:
             loop.add_reader(each, _heard, each, watch)
-        await _taken(turn, stop)
-        await watch.look()
-        listening = asyncio.create_task(_listened(admin, listen), name="listen")
-        log.info("watching the redirect", backend=backend)
         try:
+            if own is not None:
+                await admin.open([own.socket])
+            await turn.wait(stop)
+            waiting = False
+            await watch.look()
+            listening = asyncio.create_task(_listened(admin, listen), name="listen")
+            log.info("watching the redirect", backend=backend)
             await watch.keep(stop)
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            if listening is not None:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
             for each in bells:
                 loop.remove_reader(each)
             await admin.close()
+            if own is not None:
+                await asyncio.to_thread(own.remove)
+            # The last of all: who waits for it finds everything free.
+            turn.close()
 
 
 async def _listened(admin: Admin, listen: tuple[str, int]) -> None:
-    """Listen as soon as that can be: the rules matter more than who looks at them, and a predecessor goes."""
+    """Listen as soon as that can be: the rules matter more than who looks at them."""
     said = False
     while True:
         try:
@@ -188,32 +208,6 @@ async def _listened(admin: Admin, listen: tuple[str, int]) -> None:
         except OSError as error:
             if not said:
                 log.error("cannot be looked at, trying again", listen=listen, error=str(error))  # noqa: TRY400
-            said = True
-            await asyncio.sleep(AGAIN)
-        else:
-            return
-
-
-@contextlib.contextmanager
-def _turn() -> Iterator[socket.socket]:
-    """What only one watch of a node can have: a name in its network namespace, gone with whoever has it."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as turn:
-        yield turn
-
-
-async def _taken(turn: socket.socket, stop: asyncio.Event) -> None:
-    """Wait for a predecessor to end: two that want different things would undo each other's. But not for ever."""
-    loop = asyncio.get_running_loop()
-    until, said = loop.time() + TURN, False
-    while not stop.is_set():
-        try:
-            turn.bind("\0metaproxy-redirect-watch")
-        except OSError as error:
-            if loop.time() >= until:
-                log.warning("another watch does not end: going on beside it", error=str(error))
-                return
-            if not said:
-                log.info("another watch is at work: waiting for it to end", seconds=TURN)
             said = True
             await asyncio.sleep(AGAIN)
         else:

@@ -58,10 +58,20 @@ class Server(Group):
         ge=0,
         le=60,
     )
+    connections: int = knob(
+        1024,
+        "Connections that all addresses together may have open; fewer where the limit of open files leaves no room for "
+        "that. When all are taken, the address with most of them gives one up for another's.",
+        reason="Eight or more for each pod of a full node: SDKs open one now and then.",
+        metavar="NUMBER",
+        unit="connections",
+        ge=1,
+    )
     connections_per_address: int = knob(
-        2048,
-        "Connections that one address may have open; more are closed at once.",
-        reason="Far more than an SDK opens, and one pod cannot take every descriptor of the agent.",
+        512,
+        "Connections that one address may have open; of more, one is closed that has not asked for anything yet, or "
+        "else the new one.",
+        reason="Far more than an SDK opens, and half of all.",
         metavar="NUMBER",
         unit="connections",
         ge=1,
@@ -162,6 +172,14 @@ class Redirect(Group):
         reason="Loopback: name the node's address to let Prometheus in.",
         metavar="ADDR:PORT",
         shown="127.0.0.1:9182",
+    )
+    socket: Path | None = knob(
+        None,
+        "A unix socket where metaproxy redirect watch has the same, from its start on; metaproxy health --redirect "
+        "asks there when it is set.",
+        reason="None: one address suffices where no two of them share the node's network, one waiting for the other.",
+        metavar="PATH",
+        shown="none",
     )
 
 

@@ -121,11 +121,12 @@ class Settings(Tree):
     @classmethod
     def _as_the_source_needs(cls, given: Any) -> Any:
         """Defaults that depend on where pods are learnt: with manifests there need be no redirect."""
-        groups = [given.get(name, {}) for name in ("source", "server", "caller")]
+        groups = [given.get(name, {}) for name in ("source", "server", "caller", "redirect")]
         if not all(isinstance(group, dict) for group in groups) or groups[0].get("manifests"):
             return given
-        _, server, caller = groups
-        leads_here = {"listen": [(OWN_IPV4, PORT), (OWN_IPV6, PORT)], "accept_direct": False}
+        _, server, caller, redirect = groups
+        port = redirect.get("port", PORT)
+        leads_here = {"listen": [f"{OWN_IPV4}:{port}", f"[{OWN_IPV6}]:{port}"], "accept_direct": False}
         return {**given, "server": leads_here | server, "caller": {"witness": "on"} | caller}
 
     @model_validator(mode="after")

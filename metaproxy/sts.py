@@ -284,7 +284,7 @@ class Sts:
 
     async def _keep_own(self) -> None:
         if self._client is None:
-            self._client = await StsClient.open(self._options, self._find_region)
+            self._client = await StsClient.open(self._options, self._find_region, _not_renewed)
         keys = await self._client.own_keys()
         if keys is None:
             raise StsOwnIdentity(
@@ -354,6 +354,18 @@ class Sts:
         if isinstance(failure, StsOwnIdentity):
             self._distrust(keys)
         raise failure
+
+
+def _not_renewed(error: BaseException) -> None:
+    """Our own keys are good for some minutes more, but others could not be had in time."""
+    failure = own_failure(error)
+    log.warning(
+        "own credentials are not renewed: those at hand serve on until they end",
+        reason=failure.reason,
+        code=failure.code,
+        message=failure.message,
+        remedy=failure.remedy,
+    )
 
 
 def _as_ours(failure: IssueError, role: RoleArn) -> IssueError:

@@ -8,6 +8,7 @@ separate role share connections and models, and keys are replaced without making
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
@@ -65,6 +66,7 @@ class Keys:
     session_token: Secret | None
 
 
+_CHAINS_LOG = logging.getLogger("aiobotocore.credentials")
 _SIGNING: ContextVar[Keys] = ContextVar("keys that sign the call under way")
 
 
@@ -83,13 +85,35 @@ class _Signer(AioCredentials):  # type: ignore[misc]  # botocore is not typed
         return ReadOnlyCredentials(keys.access_key_id, keys.secret_access_key.reveal(), token)
 
 
+class _Renewals(logging.Filter):
+    """Takes what botocore logs of a failed renewal, a traceback each time, and tells the failure instead.
+
+    It is told while the former keys go on being used; a renewal that has to be fails the call, and so is told anyway.
+    """
+
+    def __init__(self, thread: threading.Thread, tell: Callable[[BaseException], None]) -> None:
+        super().__init__()
+        self._thread, self._tell = thread, tell
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged: all are but those of failures in the chain's own thread."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or record.thread != self._thread.ident:
+            return True
+        if record.args != ("mandatory",):
+            self._tell(error)
+        return False
+
+
 class _Apart:
     """A loop of its own, in a thread, for the chain: it reads files wherever it likes, which would hold up pods."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[BaseException], None]) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="credentials chain", daemon=True)
         self._thread.start()
+        self._renewals = _Renewals(self._thread, tell)
+        _CHAINS_LOG.addFilter(self._renewals)
 
     async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """What the work returns or raises; cancelled with its waiter."""
@@ -100,6 +124,7 @@ class _Apart:
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join)
         self._loop.close()
+        _CHAINS_LOG.removeFilter(self._renewals)
 
 
 class StsClient:
@@ -112,8 +137,15 @@ class StsClient:
         self._found: Any = None
 
     @classmethod
-    async def open(cls, options: Options, find_region: Callable[[], Awaitable[str]] | None) -> Self:
+    async def open(
+        cls,
+        options: Options,
+        find_region: Callable[[], Awaitable[str]] | None,
+        tell: Callable[[BaseException], None] = lambda _: None,
+    ) -> Self:
         """A client, its files read and its models loaded off the loop. Nothing is sent.
+
+        `tell` is called, in another thread, with what keeps the chain from renewing keys that are still good.
 
         Raises:
             StsOwnIdentity: the region is not known. Whatever else botocore raises, for settings that it cannot use.
@@ -137,7 +169,7 @@ class StsClient:
         )
         url = options.endpoint_url or None
         client = await session.create_client("sts", region_name=region, endpoint_url=url, config=config).__aenter__()
-        return cls(client, chain, await asyncio.to_thread(_Apart))
+        return cls(client, chain, await asyncio.to_thread(_Apart, tell))
 
     async def close(self) -> None:
         """End all connections, and what the chain still does."""

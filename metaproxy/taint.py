@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import structlog
 
+from metaproxy.wording import printable, shortened
+
 log = structlog.get_logger()
 
 KEY = "metaproxy.dev/agent-not-ready"
@@ -26,6 +28,13 @@ LOOK = 0.5
 
 PAUSE = (0.5, 30.0)
 """Seconds between two tries: from, and growing to."""
+
+CONFLICTS = 4
+"""So many in a row may be others' changes of the node. The API server answers 422 to a patch that came too late and to
+one that an admission policy or its own rules refuse; only that it goes on tells them apart."""
+
+_SAID_LIMIT = 200
+"""Characters of the API server's own words that go on."""
 
 _OK, _NOT_FOUND, _CONFLICT, _UNPROCESSABLE = 200, 404, 409, 422
 _JSON_PATCH = "application/json-patch+json"
@@ -61,6 +70,7 @@ class StartupTaint:
         self._path = f"/api/v1/nodes/{node_name}"
         self._ready = ready
         self._state = "waiting until the agent is ready"
+        self._conflicts = 0
 
     def status(self) -> str:
         """One line for a person."""
@@ -95,7 +105,9 @@ class StartupTaint:
         except Exception as error:  # noqa: BLE001  whatever is in the way, it is said and tried again
             return f"no answer that can be used: {error!r}"
         if answer.status in {_CONFLICT, _UNPROCESSABLE}:
-            return ""
+            self._conflicts += 1
+            return _refusal("patch", answer) if self._conflicts > CONFLICTS else ""
+        self._conflicts = 0
         if answer.status != _OK:
             return _refusal("patch", answer)
         self._state = "off"
@@ -116,4 +128,18 @@ def without(node: Any) -> list[dict[str, Any]] | None:
 def _refusal(verb: str, answer: Answer) -> str:
     if answer.status == _NOT_FOUND:
         return "there is no such node: is --node-name right?"
+    if answer.status in {_CONFLICT, _UNPROCESSABLE}:
+        return (
+            f"the API server answered {answer.status} {CONFLICTS + 1} times in a row ({_said(answer)}): does an "
+            f"admission policy or webhook refuse it? As an administrator, `kubectl taint node NAME {KEY}-` takes it off"
+        )
     return f"the API server answered {answer.status}: may the agent {verb} nodes?"
+
+
+def _said(answer: Answer) -> str:
+    """The API server's own words, as far as there are any."""
+    try:
+        said = json.loads(answer.body)["message"]
+    except (ValueError, LookupError, TypeError):
+        said = "no reason given"
+    return shortened(printable(str(said)), _SAID_LIMIT)

@@ -41,6 +41,32 @@ _RESOURCE = ("resource", "pods or namespaces")
 
 _BUILD = Spec("metaproxy_build_info", "gauge", "Always 1.", (("version", "the program's version"),))
 
+
+def _of_a_listener(prefix: str, meaning: str, refused: str) -> tuple[Spec, ...]:
+    """What each listener counts."""
+    return (
+        Spec(f"{prefix}_connections", "gauge", meaning),
+        Spec(
+            f"{prefix}_connections_refused_total",
+            "counter",
+            refused,
+            (("reason", "TooManyConnections, CrowdedOut or NotRedirected"),),
+        ),
+        Spec(
+            f"{prefix}_accept_failures_total",
+            "counter",
+            "Times that accepting paused, because the process (EMFILE) or the node had nothing left for a connection.",
+            (("reason", "EMFILE, ENFILE, ENOBUFS, ENOMEM or other"),),
+        ),
+    )
+
+
+_ADMIN_CONNECTIONS = _of_a_listener(
+    "metaproxy_admin",
+    "Open connections of the operator, at the address and the socket.",
+    "Connections of the operator's listener that were closed, because their address holds too many.",
+)
+
 METRICS = (
     Spec(
         "metaproxy_http_requests_total",
@@ -55,13 +81,13 @@ METRICS = (
         (_ROUTE,),
         _SECONDS,
     ),
-    Spec("metaproxy_http_connections", "gauge", "Open connections of pods."),
-    Spec(
-        "metaproxy_http_connections_refused_total",
-        "counter",
-        "Connections closed at once: their address holds too many, or the redirect has not led them here.",
-        (("reason", "TooManyConnections or NotRedirected"),),
+    *_of_a_listener(
+        "metaproxy_http",
+        "Open connections of pods.",
+        "Connections closed: their address holds too many (of all, when all places are taken), or the redirect has not "
+        "led them here.",
     ),
+    *_ADMIN_CONNECTIONS,
     Spec(
         "metaproxy_imds_version_total",
         "counter",
@@ -155,12 +181,14 @@ METRICS = (
         "Kubernetes Events about pods.",
         (("outcome", "sent, repeated, dropped or failed"),),
     ),
+    Spec("metaproxy_descriptors_limit", "gauge", "Files and sockets that the process may have open."),
     Spec("metaproxy_event_loop_lag_seconds", "gauge", "How late the event loop was when last looked at."),
     _BUILD,
 )
 
 
 REDIRECT_METRICS = (
+    *_ADMIN_CONNECTIONS,
     Spec("metaproxy_redirect_in_place", "gauge", "Whether the redirect was in place when last looked at, or repaired."),
     Spec(
         "metaproxy_redirect_looks_total",

@@ -28,6 +28,7 @@ from metaproxy import netlink, sockets
 from metaproxy.carriers import Carrier, Device, Lives, Seen, Table
 from metaproxy.lookout import Lookout
 from metaproxy.netlink import End, Forwarding, Overrun
+from metaproxy.netlinkwire import sealed
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()
@@ -225,7 +226,7 @@ class Witness:
             return
         self._awaited = next(self._sequence)
         assert self._socket is not None  # noqa: S101  only while running
-        self._socket.send(netlink.sealed(request, self._awaited))
+        self._socket.send(sealed(request, self._awaited))
 
     def _tune(self, *, anew: bool = False) -> None:
         """Hear of the ports that matter now and of no others, and ask for those that were not heard of before."""
@@ -248,7 +249,7 @@ class Witness:
             pair, number = self._sought.popleft(), next(self._sequence)
             self._seeking[number] = pair
             self._said.discard(pair)
-            self._socket.send(netlink.sealed(netlink.port_request(*pair), number))
+            self._socket.send(sealed(netlink.port_request(*pair), number))
         if not self._seeking:
             self._said.clear()
         if self._listing and not self._seeking:

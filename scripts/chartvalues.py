@@ -4,22 +4,25 @@ Knows: each value with its type, default and meaning; what the chart itself sets
 Must not know: the agent's settings (they come from their own tree), how anything is written.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Objects = list[dict[str, Any]]
 Texts = dict[str, str]
+Count = Annotated[int, Field(ge=0)]
+Percent = Annotated[str, Field(pattern="^(100|[0-9]{1,2})%$")]
 
 USER = 65532
 """The user of the image, and the group that may write the node's folder of the agent."""
 
-STATE, ADMIN = "/run/metaproxy", "/run/metaproxy-admin"
-"""Where the agent finds what outlives its pod on the node, and what is its pod's own."""
+STATE, ADMIN, WATCH = "/run/metaproxy", "/run/metaproxy-admin", "/run/metaproxy-redirect"
+"""Where the agent finds what outlives its pod on the node, what is its pod's own, and what is its pod's watch's."""
 
 SET_HERE = {
     "admin.socket": f"{ADMIN}/admin.sock",
     "handover.socket": f"{STATE}/handover.sock",
+    "redirect.socket": f"{WATCH}/redirect.sock",
     "tokens.key_file": f"{STATE}/token.key",
 }
 """The settings whose default is another in a DaemonSet, because it has folders for them."""
@@ -84,8 +87,10 @@ class Redirect(Block):
 class RollingUpdate(Block):
     """How many at once."""
 
-    maxSurge: int | str = Field(1, description="More than 0: the new pod takes over from the running one of its node.")
-    maxUnavailable: int | str = Field(0, description="0 as long as there is a surge.")
+    maxSurge: Count | Percent = Field(
+        1, description="More than 0: the new pod takes over from the running one of its node."
+    )
+    maxUnavailable: Count | Percent = Field(0, description="0 as long as there is a surge.")
 
 
 class UpdateStrategy(Block):
@@ -119,7 +124,7 @@ class StartupProbe(Probe):
 
 
 class Probes(Block):
-    """Each runs `metaproxy health` in the pod and asks nobody outside of it."""
+    """Of the agent and of the redirect's watch. Each runs `metaproxy health` and asks nobody else."""
 
     startup: StartupProbe = Field(StartupProbe(), description="")
     liveness: LivenessProbe = Field(LivenessProbe(), description="")
@@ -187,8 +192,9 @@ class Values(Block):
     redirect: Redirect = Field(Redirect(), description="")
     stateDirectory: str = Field(
         STATE,
-        pattern="^/.+",
-        description="The node's folder for the handover's socket and the key of tokens. In memory: gone with a reboot.",
+        pattern="^(/[^/.][^/]*)+/[^/]*metaproxy[^/]*$",
+        description="The node's folder for the handover's socket and the key of tokens. In memory: gone with a reboot. "
+        "It is the agent's alone, given to its group, and so has metaproxy in its name.",
     )
     updateStrategy: UpdateStrategy = Field(UpdateStrategy(), description="")
     terminationGracePeriodSeconds: int = Field(
@@ -229,7 +235,8 @@ class Values(Block):
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        description="Of the agent: no root, no capability, no writing.",
+        description="Of the agent: no root, no capability, no writing. Give user and group both. Another user is no "
+        "upgrade without a gap.",
     )
     resources: dict[str, Any] = Field(
         {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "256Mi"}},

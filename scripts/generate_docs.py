@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from metaproxy.__main__ import COMMANDS, help_for
+from metaproxy.commands import COMMANDS, help_for
 from metaproxy.knobs import knobs, titles
 from metaproxy.settings import Settings
 from metaproxy.telemetry import METRICS, REDIRECT_METRICS, Spec

@@ -5,11 +5,18 @@ Un-awaited coroutines and unraisable exceptions fail a test through `filterwarni
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import settings
+
+from tests.guides import Typed
+
+# How long an example takes depends on what else the machine does; what hangs is ended by pytest's own time-out.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 FOREIGN = ("AWS_", "KUBE", "METAPROXY_", "WATCHFILES_")
 """Beginnings of the variables by which the machine's own set-up would reach the tests."""
@@ -58,3 +65,19 @@ async def clean_loop() -> AsyncIterator[None]:
         await asyncio.sleep(0)
     assert not left, f"tasks left behind: {left}"
     assert not fallen, f"exceptions that nobody took: {fallen}"
+
+
+@pytest.fixture
+def typed(request: pytest.FixtureRequest) -> Typed:
+    """The commands of documents that the test says it runs."""
+    return Typed([mark.args for mark in request.node.iter_markers("runs")])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """A test that passed has taken every command that it claims to run."""
+    yield
+    if item.get_closest_marker("runs") is not None:
+        taken = getattr(item, "funcargs", {}).get("typed")
+        assert isinstance(taken, Typed), "a test that claims commands gets them from the fixture `typed`"
+        assert taken.left() == [], "claimed, and not run"

@@ -1,11 +1,13 @@
 """What the chart's tests need: helm and its kin, the real API server. What is missing fails loudly."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.chart.build import CannotBuildError, Tools, ensure
+from tests.chart.controlplane.plane import ControlPlane
 from tests.chart.helm import CHART, Helm
 from tests.cluster.conftest import cluster, pytest_collection_finish, server_binary
 from tests.network.conftest import build, pytest_report_header
@@ -50,3 +52,10 @@ def case(request: pytest.FixtureRequest) -> Path:
 def root() -> None:
     """What is run as root in a container is run as root here."""
     assert os.geteuid() == 0, "the chart's containers are run as the kubelet would: that needs root"
+
+
+@pytest.fixture(scope="session")
+def controlplane(server_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A second cluster, in which scheduler and controllers run: in the first one nobody makes pods of a DaemonSet."""
+    with ControlPlane(server_binary, tmp_path_factory.mktemp("controlplane")) as running:
+        yield running

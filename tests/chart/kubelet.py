@@ -47,14 +47,16 @@ class Kubelet:
         (found,) = [each for each in [*spec.get("initContainers", []), *spec["containers"]] if each["name"] == name]
         return dict(found)
 
-    def run(self, name: str, *, command: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-        """Run a container's command, or another one in it as exec does, to its end."""
+    def run(
+        self, name: str, *, command: Sequence[str] = (), seconds: float = PATIENCE
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a container's command, or another one in it as exec does, to its end; subprocess.TimeoutExpired."""
         return subprocess.run(
             self._command(self.container(name), command),
             env={**os.environ, **QUIET},
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=seconds,
             check=False,
         )
 

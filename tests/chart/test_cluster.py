@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metaproxy.__main__ import COMMANDS, help_for
+from metaproxy.commands import COMMANDS, help_for
 from tests.chart.build import Tools
-from tests.chart.helm import CHART, KUBERNETES, Helm, only
+from tests.chart.helm import CHART, KUBERNETES, Helm, HelmError, only
 from tests.cluster.api import Json
 from tests.cluster.harness import Cluster
 from tests.cluster.waiting import wait_until
@@ -196,6 +196,36 @@ def test_a_releases_life(release: Release) -> None:
     assert release.left() == []
 
 
+CHANGES = {
+    "user": ("--set=securityContext.runAsUser=1000,securityContext.runAsGroup=1000", "securityContext.runAsUser: 1000"),
+    "folder": ("--set=stateDirectory=/var/lib/metaproxy", "stateDirectory: /var/lib/metaproxy where the running pods"),
+    "socket": (
+        "--set=config.handover.socket=/run/metaproxy/other.sock",
+        "config.handover.socket: /run/metaproxy/other",
+    ),
+    "port": (
+        "--set=redirect.watch=false,config.redirect.port=8282",
+        "config.redirect.port: 8282 where pods are led to",
+    ),
+}
+
+
+def test_a_change_that_no_successor_survives_is_refused(release: Release) -> None:
+    """An upgrade whose new pods could not take over from those that run is refused; with a gap it is let through."""
+    release.helm("install", CHART)
+    gap = "--set=updateStrategy.rollingUpdate.maxSurge=0,updateStrategy.rollingUpdate.maxUnavailable=1"
+    for flag, why in CHANGES.values():
+        with pytest.raises(HelmError) as caught:
+            release.helm("upgrade", CHART, flag)
+        assert why in str(caught.value)
+        release.helm("upgrade", CHART, flag, gap, "--dry-run=server")
+    for harmless in ("--set=config.redirect.port=8282", "--set=config.log.level=debug", "--set=cleanup=true"):
+        release.helm("upgrade", CHART, harmless, "--dry-run=server")
+    # From pods that only take the redirect away there is nothing to be taken over.
+    release.helm("upgrade", CHART, "--set=cleanup=true")
+    release.helm("upgrade", CHART, CHANGES["user"][0], "--dry-run=server")
+
+
 @pytest.mark.parametrize(("phase", "code"), [("Succeeded", 0), ("Failed", 1)])
 def test_helm_test_waits_for_its_pod(release: Release, phase: str, code: int) -> None:
     """The hook's pod is made, on nobody's host network, and helm's verdict is the pod's. The kubelet is played here."""
@@ -246,7 +276,7 @@ def test_with_its_rights_and_no_others(release: Release) -> None:
     release.helm("install", CHART, "--set=config.node.remove_startup_taint=true")
     cluster = release.cluster
     allowed = {
-        *(("", kind, verb) for kind in ("pods", "namespaces") for verb in ("get", "list", "watch")),
+        *(("", kind, verb) for kind in ("pods", "namespaces") for verb in ("list", "watch")),
         *(("events.k8s.io", "events", verb) for verb in ("create", "patch")),
         *(("", "nodes", verb) for verb in ("get", "patch")),
     }

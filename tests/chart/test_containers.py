@@ -7,8 +7,11 @@ certificate that the kubelet would mount; the probes beside it; the pod of `helm
 import asyncio
 import importlib.util
 import json
+import os
+import re
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,10 +46,11 @@ PATIENCE = 60.0
 
 def folders(tmp_path: Path, settings: str) -> dict[str, Path]:
     """The pod's volumes, as the kubelet makes them: the node's folder is root's, the settings are readable to all."""
-    made = {name: tmp_path / f"volume-{name}" for name in ("state", "admin", "config", "token")}
+    made = {name: tmp_path / f"volume-{name}" for name in ("state", "admin", "redirect", "config", "token")}
     for folder in made.values():
         folder.mkdir(mode=0o755)
-    made["admin"].chmod(0o777)
+    for name in ("admin", "redirect"):
+        made[name].chmod(0o777)
     (made["config"] / "config.yaml").write_text(settings)
     lock = tmp_path / "xtables.lock"
     lock.touch()
@@ -78,6 +82,23 @@ def test_the_folder_is_given_to_the_agents_group(helm: Helm, tmp_path: Path) -> 
     agent = node.run("metaproxy", command=["python3", "-c", script])
     assert agent.returncode == 0, agent.stderr
     assert (node.volumes["state"] / "key").stat().st_uid == 65532
+
+
+def test_another_user_finds_a_folder_of_its_own(helm: Helm, tmp_path: Path) -> None:
+    """What the former user left there, which the new one could neither read nor replace, is gone; its own stays."""
+    whom = {"securityContext.runAsUser": 1000, "securityContext.runAsGroup": 1000}
+    node = kubelet(helm.with_values(whom), tmp_path)
+    state = node.volumes["state"]
+    for name, user in (("token.key", 65532), ("mine", 1000)):
+        (state / name).touch()
+        os.chown(state / name, user, user)
+    done = node.run("folder")
+    assert done.returncode == 0, done.stderr
+    assert [each.name for each in state.iterdir()] == ["mine"]
+    found = state.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 1000, 0o770)
+    agent = node.run("metaproxy", command=["python3", "-c", "open('/run/metaproxy/token.key', 'x')"])
+    assert agent.returncode == 0, agent.stderr
 
 
 PLACES = ["/x", "/etc/x", "/etc/metaproxy/config.yaml", "/usr/x"]
@@ -152,6 +173,9 @@ def test_the_redirect_is_applied_watched_and_removed(helm: Helm, tmp_path: Path,
     watch = node.start("redirect-watch")
     try:
         watch.wait_for("watching the redirect")
+        for each in ("startupProbe", "livenessProbe", "readinessProbe"):
+            done = node.probe("redirect-watch", each)
+            assert done.returncode == 0, done.stdout + done.stderr
         for family in ("-4", "-6"):
             host.namespace.shell(f"ip {family} rule flush; ip {family} rule add pref 32766 lookup main")
         watch.wait_for("repaired")
@@ -173,6 +197,62 @@ def test_the_redirect_is_applied_watched_and_removed(helm: Helm, tmp_path: Path,
 
 def _whole(node: Kubelet) -> bool:
     return node.run("redirect-watch", command=["metaproxy", "redirect", "check"]).returncode == 0
+
+
+def test_an_upgrade_to_another_port(helm: Helm, tmp_path: Path, host: Host) -> None:
+    """The new pod's containers leave the rules where they are until the old watch has ended and the new agent listens.
+
+    Both watches are ready all along, or neither pod would ever go.
+    """
+    values = {**host.values, "config.redirect.backend": "nftables"}
+    old = net(kubelet(helm.with_values(values), tmp_path), host.namespace)
+    assert old.run("redirect").returncode == 0
+    (tmp_path / "new").mkdir()
+    new = net(kubelet(helm.with_values({**values, "config.redirect.port": 8282}), tmp_path / "new"), host.namespace)
+    former = Process(host.namespace.command(sys.executable, "-c", LISTEN, "8181"))
+    watch = old.start("redirect-watch")
+    successor = agent = None
+    try:
+        former.wait_for("listens")
+        watch.wait_for("watching the redirect")
+        done = new.run("redirect")
+        assert (done.returncode, "a watch is at work" in done.stdout) == (0, True), done
+        successor = new.start("redirect-watch")
+        successor.wait_for("another watch is at work")
+        assert new.probe("redirect-watch", "readinessProbe").returncode == 0
+        assert _led_to(host) == {"8181"}
+        watch.end(SIGTERM)
+        successor.wait_for("pods are led to port 8181 until somebody listens at 8282")
+        assert new.probe("redirect-watch", "readinessProbe").returncode == 0
+        assert _led_to(host) == {"8181"}
+        agent = Process(host.namespace.command(sys.executable, "-c", LISTEN, "8181", "8282"))
+        agent.wait_for("listens")
+        wait_until("the rules are moved", lambda: _led_to(host) == {"8282"}, PATIENCE)
+    finally:
+        for each in (former, watch, successor, agent):
+            if each is not None:
+                each.end(SIGTERM)
+
+
+LISTEN = """
+import signal, socket, sys
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+held = []
+for port in sys.argv[1:]:
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind(("0.0.0.0", int(port)))
+    one.listen()
+    held.append(one)
+print("listens", flush=True)
+signal.pause()
+"""
+"""Stands for agents: an old one at its port, a new one at both."""
+
+
+def _led_to(host: Host) -> set[str]:
+    """The ports to which the node's rules lead."""
+    return set(re.findall(r"dnat to \S+:([0-9]+)", host.namespace.shell("nft list ruleset")))
 
 
 @pytest.mark.parametrize(("missing", "backend"), [("NET_ADMIN", "auto"), ("NET_RAW", "iptables-legacy")])
@@ -269,7 +349,7 @@ def _world(helm: Helm, cluster: Cluster, tmp_path: Path, sts: str) -> World:
         "upstream.url": f"http://{address}:9",
     }
     flags = [f"--set-json=config.{key}={json.dumps(value)}" for key, value in values.items()]
-    flags.append("--set=config.node.remove_startup_taint=true")
+    flags += ["--set=config.node.remove_startup_taint=true", "--set=redirect.enabled=false"]
     kubeconfig = cluster.write_kubeconfig(tmp_path / "kubeconfig")
     where = ("--namespace", namespace)
     helm.run("install", name, CHART, *where, *flags, kubeconfig=kubeconfig)
@@ -444,21 +524,6 @@ async def test_without_patch_of_events(world: World, tmp_path: Path, monkeypatch
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-
-
-async def test_without_get(world: World, tmp_path: Path) -> None:
-    """The agent lists and watches; single objects are read by name with `get`, and without it the refusal names it."""
-    token = (world.node.volumes["token"] / "token").read_text()
-    kubeconfig = await asyncio.to_thread(world.cluster.write_kubeconfig, tmp_path / "account", token)
-    await asyncio.to_thread(world.cluster.create_pod, world.namespace, "a")
-    home = f"/api/v1/namespaces/{world.namespace}"
-    async with KubeClient(str(kubeconfig)) as client:
-        for resource, path in (("pods", f"{home}/pods/a"), ("namespaces", home)):
-            assert (await client.request("GET", path)).status == 200
-            await asyncio.to_thread(world.without, resource, "get")
-            refusal = await client.request("GET", path)
-            assert refusal.status == 403
-            assert f'cannot get resource "{resource}"' in json.loads(refusal.body)["message"]
 
 
 async def _told(recorder: EventRecorder, pod: Pod, reached: Callable[[], float]) -> None:

@@ -102,7 +102,7 @@ def test_scheduling(helm: Helm) -> None:
 
 def test_rights(helm: Helm) -> None:
     """The exact rules; those of Events and nodes only with what needs them."""
-    read = {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]}
+    read = {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]}
     tell = {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}
     taint = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]}
     for values, rules in (
@@ -177,6 +177,8 @@ def fields() -> dict[str, Any]:
 
 EXAMPLES: dict[str, Any] = {
     "admin.listen": "127.0.0.1:7000",
+    "admin.socket": "/run/metaproxy-admin/x",
+    "redirect.socket": "/run/metaproxy-redirect/x",
     "node.remove_startup_taint": True,
     "policy.allow": ["arn:aws:iam::123456789012:role/*"],
     "redirect.exclude_source": ["10.1.0.0/16"],
@@ -193,7 +195,10 @@ BY_METAVAR = {
     "TEMPLATE": "{pod}",
     "DEVICE": "mp0",
 }
-COMPANIONS = {"sts.session_duration": {"config.sts.force_session_duration": True}}
+COMPANIONS: dict[str, dict[str, Any]] = {
+    "sts.session_duration": {"config.sts.force_session_duration": True},
+    "server.listen": {"redirect.enabled": False},
+}
 
 
 def example(one: Knob) -> Any:
@@ -272,6 +277,15 @@ REFUSED = [
     ("image.digest", "latest", "does not match pattern"),
     ("image.pullPolicy", "Sometimes", "must be one of"),
     ("terminationGracePeriodSeconds", 5, "minimum: got 5, want 15"),
+    ("stateDirectory", "run/metaproxy", "does not match pattern"),
+    ("stateDirectory", "/", "does not match pattern"),
+    ("stateDirectory", "/run", "does not match pattern"),
+    ("stateDirectory", "/metaproxy", "does not match pattern"),
+    ("stateDirectory", "/run/../metaproxy", "does not match pattern"),
+    ("updateStrategy.type", "Recreate", "must be one of"),
+    ("updateStrategy.rollingUpdate.maxSurge", -1, "minimum: got -1, want 0"),
+    ("updateStrategy.rollingUpdate.maxSurge", "all", "does not match pattern"),
+    ("updateStrategy.rollingUpdate.maxUnavailable", "101%", "does not match pattern"),
     ("tolerations", {}, "got object, want array"),
     ("podMonitor.enabled", "yes", "got string, want boolean"),
     ("config.oops", 1, "additional properties 'oops' not allowed"),
@@ -295,21 +309,122 @@ def test_wrong_values_are_refused(helm: Helm, key: str, value: object, why: str)
     assert key.replace(".", "/").rpartition("/")[0] in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("values", "why"),
-    [
-        ({"terminationGracePeriodSeconds": 25}, "terminationGracePeriodSeconds: 25 s end a pod"),
-        ({"config.handover.drain": 60}, "terminationGracePeriodSeconds: 40 s end a pod"),
-        ({"podMonitor.enabled": True, "config.admin.listen": "none"}, "config.admin.listen: none has no port"),
-    ],
-    ids=["grace", "drain", "port"],
-)
+NO_SURGE = {"updateStrategy.rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+HOP = "arn:aws:iam::123456789012:role/hop"
+TOGETHER: list[tuple[dict[str, Any], str]] = [
+    # How pods are replaced.
+    ({"terminationGracePeriodSeconds": 25}, "terminationGracePeriodSeconds: 25 s end a pod"),
+    ({"config.handover.drain": 60}, "terminationGracePeriodSeconds: 40 s end a pod"),
+    ({"updateStrategy.rollingUpdate.maxSurge": 0}, "with maxSurge 0 and maxUnavailable 0 no pod could ever be"),
+    ({"updateStrategy.rollingUpdate.maxSurge": "0%"}, "with maxSurge 0 and maxUnavailable 0 no pod could ever be"),
+    ({"updateStrategy.rollingUpdate.maxUnavailable": "10%"}, "maxUnavailable must be 0 where there is a surge"),
+    # Files that two pods must share, or must not, or that nobody could write.
+    ({"config.handover.socket": ""}, "config.handover.socket: without it a new pod cannot take over"),
+    ({"config.admin.socket": ""}, "config.admin.socket: without it a new pod's probes would be answered by the old"),
+    ({"config.redirect.socket": ""}, "config.redirect.socket: without it the probes of a new pod's watch"),
+    (
+        {**NO_SURGE, "config.admin": {"socket": "", "listen": "none"}},
+        "config.admin.listen: with none, and without config.admin.socket, no probe",
+    ),
+    ({"config.handover.socket": "/run/x.sock"}, "config.handover.socket: /run/x.sock is in no folder that can be"),
+    ({"config.handover.socket": "/run/metaproxy-admin/x"}, "config.handover.socket: /run/metaproxy-admin/x is in no"),
+    ({"config.admin.socket": "/run/metaproxy/x"}, "config.admin.socket: /run/metaproxy/x is in no folder"),
+    ({"config.redirect.socket": "/run/metaproxy/x"}, "config.redirect.socket: /run/metaproxy/x is in no folder"),
+    ({"config.tokens.key_file": "/etc/metaproxy/key"}, "config.tokens.key_file: /etc/metaproxy/key is in no folder"),
+    # Whom the agent runs as.
+    ({"securityContext.runAsUser": 0}, "securityContext.runAsUser: the agent needs no root"),
+    ({"securityContext.runAsGroup": None}, "securityContext: give runAsUser and runAsGroup both"),
+    # Where is listened.
+    ({"podMonitor.enabled": True, "config.admin.listen": "none"}, "config.admin.listen: none has no port"),
+    (
+        {"serviceMonitor.enabled": True, "config.admin.listen": "0.0.0.0:0"},
+        "config.admin.listen: 0.0.0.0:0 has no port",
+    ),
+    ({"config.server.listen": ["127.0.0.1:8181"]}, "config.server.listen: pods are led to port 8181 of"),
+    (
+        {"config.server.listen": ["0.0.0.0:8181"], "config.redirect.port": 8282},
+        "config.server.listen: pods are led to port 8282 of",
+    ),
+    (
+        {"config.redirect.listen": "127.0.0.1:9181"},
+        "config.redirect.listen: 127.0.0.1:9181, where config.admin.listen is",
+    ),
+    ({"config.redirect.listen": "0.0.0.0:9181"}, "config.redirect.listen: 0.0.0.0:9181, where config.admin.listen is"),
+    # What each agent would refuse.
+    ({"config.sts.session_duration": 900}, "config.sts.session_duration: 900 s leave too little life"),
+    (
+        {"config.sts.session_duration": 7200, "config.assume_role_arn": HOP},
+        "config.sts.session_duration: AWS gives a role that was assumed by a role",
+    ),
+    ({"config.sts.session_name": "{cluster}.{pod}"}, "config.cluster_name: a template of config.sts uses {cluster}"),
+    ({"config.sts.session_tags": {"a": "{cluster}"}}, "config.cluster_name: a template of config.sts uses {cluster}"),
+    ({"config.source": {"manifests": ["/m"], "kubeconfig": "/k"}}, "config.source: manifests and kubeconfig"),
+    (
+        {"config.source.manifests": ["/m"], "config.node.remove_startup_taint": True},
+        "config.node.remove_startup_taint: with config.source.manifests there is no node object",
+    ),
+    # What is added in the place of what is there.
+    ({"extraEnv": [{"name": "METAPROXY_HANDOVER__SOCKET", "value": ""}]}, "extraEnv: METAPROXY_HANDOVER__SOCKET: sett"),
+    ({"extraVolumes": [{"name": "state", "emptyDir": {}}]}, "extraVolumes: the chart has a volume state itself"),
+    ({"extraVolumeMounts": [{"name": "x", "mountPath": "/run/metaproxy/"}]}, "extraVolumeMounts: the chart mounts"),
+    ({"podLabels": {"app.kubernetes.io/name": "x"}}, "podLabels: the chart sets the label app.kubernetes.io/name"),
+    (
+        {"commonLabels": {"app.kubernetes.io/instance": "x"}},
+        "commonLabels: the chart sets the label app.kubernetes.io/i",
+    ),
+    ({"podAnnotations": {"checksum/config": "x"}}, "podAnnotations: the chart sets checksum/config itself"),
+]
+
+
+@pytest.mark.parametrize(("values", "why"), TOGETHER, ids=[why[:40] for _, why in TOGETHER])
 def test_what_cannot_go_together(helm: Helm, values: dict[str, Any], why: str) -> None:
-    """What the schema cannot see the templates do: a pod killed while it serves, metrics that nobody could reach."""
-    flags = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
+    """What the schema cannot see the templates do: else it would be a rollout that hangs on its first node."""
     with pytest.raises(HelmError) as caught:
-        helm.objects("--skip-schema-validation", *flags)
+        helm.with_values(values)
     assert why in str(caught.value)
+
+
+def test_all_of_it_is_told_at_once(helm: Helm) -> None:
+    """One run of helm names everything that is to be mended."""
+    with pytest.raises(HelmError) as caught:
+        helm.with_values({"config.handover.socket": "", "config.sts.session_duration": 900})
+    assert all(part in str(caught.value) for part in ("config.handover.socket", "config.sts.session_duration"))
+
+
+AWS = [{"name": "x", "mountPath": "/var/x"}]
+GOES: list[dict[str, Any]] = [
+    {**NO_SURGE, "config.handover.socket": "", "config.admin.socket": "", "config.redirect.socket": ""},
+    {"updateStrategy.type": "OnDelete", "config.handover.socket": ""},
+    {"updateStrategy.rollingUpdate": {"maxSurge": "100%", "maxUnavailable": "0%"}},
+    {"config.tokens.key_file": ""},
+    {"extraVolumeMounts": AWS, "config.tokens.key_file": "/var/x/key", "config.handover.socket": "/var/x/sock"},
+    {"redirect.watch": False, "config.redirect.socket": ""},
+    {"redirect.enabled": False, "config.server.listen": ["127.0.0.1:8181"]},
+    {"config.server.listen": ["0.0.0.0:8282"], "config.redirect.port": 8282},
+    {"config.server.listen": ["[fd00:a9fe:170::254]:8181", "127.0.0.1:7"]},
+    {"config.admin.listen": "none"},
+    {"config.redirect.listen": "10.0.0.1:9181"},
+    {"config.sts.session_duration": 7200},
+    {"config.cluster_name": "c", "config.sts.source_identity": "{cluster}"},
+    {"securityContext": {}},
+    {"stateDirectory": "/var/lib/metaproxy-2"},
+]
+
+
+@pytest.mark.parametrize("values", GOES, ids=lambda values: "+".join(values)[:60])
+def test_what_can_go_together(helm: Helm, values: dict[str, Any]) -> None:
+    """What is refused above is refused for its reason, and not with everything that resembles it."""
+    assert helm.with_values(values)
+
+
+@pytest.mark.parametrize("group", [1000, 1000660000])
+def test_another_user(helm: Helm, group: int) -> None:
+    """The node's folder is given to the group that the agent has, whoever that is."""
+    found = containers(helm.with_values({"securityContext.runAsUser": 1000660000, "securityContext.runAsGroup": group}))
+    assert found["metaproxy"]["securityContext"]["runAsUser"] == 1000660000
+    assert found["folder"]["securityContext"]["runAsGroup"] == group
+    assert f'os.chown("/run/metaproxy", -1, {group})' in found["folder"]["command"][-1]
+    assert "st_uid != 1000660000 " in found["folder"]["command"][-1]
 
 
 def test_policies_need_their_kind(helm: Helm) -> None:

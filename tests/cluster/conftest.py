@@ -32,7 +32,7 @@ def _built() -> Path | CannotBuildError:
 
 @pytest.fixture(scope="session")
 def server_binary(pytestconfig: pytest.Config) -> Path:
-    """The program that is both servers."""
+    """The program that is all the servers."""
     # Not there when the fixture was asked for by `getfixturevalue` alone, which collecting cannot see.
     built = pytestconfig.stash[_BUILT] if _BUILT in pytestconfig.stash else _built()
     if isinstance(built, CannotBuildError):

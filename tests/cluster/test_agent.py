@@ -27,7 +27,7 @@ from tests.fakes.sts import FakeSts
 
 pytestmark = pytest.mark.timeout(300)  # the first test waits for the start of the servers, some for a restart
 
-READ = [{"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]}]
+READ = [{"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]}]
 TELL = [{"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}]
 ROLE = "iam.amazonaws.com/role"
 PERMITTED = "iam.amazonaws.com/permitted"

@@ -19,7 +19,7 @@ from tests.fakes.sts import NODE_KEY, FakeSts
 
 pytestmark = pytest.mark.timeout(300)
 
-READ = {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]}
+READ = {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]}
 EVENTS = {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}
 
 
@@ -98,7 +98,7 @@ async def test_with_every_right(cluster: Cluster, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "rules"),
     [
-        ("watch", [{**READ, "verbs": ["get", "list"]}, EVENTS]),
+        ("watch", [{**READ, "verbs": ["list"]}, EVENTS]),
         ("patch", [READ, {**EVENTS, "verbs": ["create"]}]),
     ],
 )

@@ -19,7 +19,7 @@ from tests.fakes.sts import FakeSts
 pytestmark = pytest.mark.timeout(300)
 
 RULES = [
-    {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]},
 ]
 OURS = {"key": KEY, "effect": "NoSchedule"}
@@ -107,3 +107,70 @@ async def test_a_conflict(cluster: Cluster, tmp_path: Path) -> None:
         assert statuses[1][0] == "PATCH"
         assert statuses[1][1] in {409, 422}
         assert await asyncio.to_thread(world.taints) == {OTHER["key"]}
+
+
+def forbids(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An admission policy, and what puts it in force, by which nobody changes that node."""
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {
+                "resourceRules": [
+                    {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["nodes"]}
+                ]
+            },
+            "matchConditions": [{"name": "ours", "expression": f"object.metadata.name == '{name}'"}],
+            "validations": [{"expression": "false", "message": "nodes are the platform's"}],
+        },
+    }
+    binding = {
+        "apiVersion": policy["apiVersion"],
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    }
+    return policy, binding
+
+
+async def test_a_policy_that_forbids_it(cluster: Cluster, tmp_path: Path) -> None:
+    """It answers 422, as to a conflict does: its words are told, and when it is gone the taint goes."""
+    async with node(cluster, tmp_path, OURS) as world, KubeClient(str(world.kubeconfig)) as client:
+        policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
+        policy, binding = forbids(world.name)
+        change = {"metadata": {"labels": {"x": "y"}}}
+
+        async def refused() -> bool:
+            answer = await asyncio.to_thread(
+                cluster.admin.request,
+                "PATCH",
+                f"{world.path}?dryRun=All",
+                change,
+                content_type="application/merge-patch+json",
+            )
+            return answer.status == 422
+
+        async def off() -> bool:
+            return taint.status() == "off"
+
+        async def told() -> bool:
+            return "nodes are the platform's" in taint.status()
+
+        await asyncio.to_thread(cluster.admin.post, f"{policies}ies", policy)
+        await asyncio.to_thread(cluster.admin.post, f"{policies}ybindings", binding)
+        taint = StartupTaint(client, world.name, ready=lambda: True)
+        work: asyncio.Task[None] | None = None
+        try:
+            await until("the policy is in force", refused, str)
+            work = asyncio.create_task(taint.run())
+            await until("its words are told", told, taint.status)
+            assert await asyncio.to_thread(world.taints) == {KEY}
+        finally:
+            await asyncio.to_thread(cluster.admin.delete, f"{policies}ybindings/{world.name}")
+            await asyncio.to_thread(cluster.admin.delete, f"{policies}ies/{world.name}")
+        try:
+            await until("the taint is off", off, taint.status)
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)

@@ -13,7 +13,7 @@ import yaml
 
 from metaproxy.caller import EXTERNAL_ID, PERMITTED, ROLE
 from metaproxy.clusterfacts import NETWORKS
-from metaproxy.doctor import GROUPS, examined
+from metaproxy.doctor import GROUPS, NODE_GROUPS, examined, node_examined
 from metaproxy.doctorcluster import PAGE
 from metaproxy.findings import Finding, Verdict, as_document, as_lines
 from metaproxy.peers import PeerRules
@@ -77,18 +77,26 @@ class Doctor:
     def __init__(self, *flags: str) -> None:
         self._flags = flags
 
-    def _settings(self, *flags: str) -> Any:
+    def _settings(self, groups: tuple[str, ...], *flags: str) -> Any:
         """As the command loads them, before there is a loop."""
         _, given = Parser("metaproxy doctor", Settings).read([*self._flags, *flags])
-        return load_some(Settings, given, *GROUPS)
+        return load_some(Settings, given, *groups)
 
     async def __call__(self, *flags: str, peer: PeerRules | None = None) -> dict[str, list[Finding]]:
         """What it finds, by check."""
-        settings = await asyncio.to_thread(self._settings, *flags)
-        found: dict[str, list[Finding]] = {}
-        for finding in await examined(settings, peer):
-            found.setdefault(finding.check, []).append(finding)
-        return found
+        return by_check(await examined(await asyncio.to_thread(self._settings, GROUPS, *flags), peer))
+
+    async def node(self, *flags: str) -> dict[str, list[Finding]]:
+        """What it finds of the node alone."""
+        return by_check(await node_examined(await asyncio.to_thread(self._settings, NODE_GROUPS, *flags)))
+
+
+def by_check(findings: list[Finding]) -> dict[str, list[Finding]]:
+    """The findings of each check."""
+    found: dict[str, list[Finding]] = {}
+    for finding in findings:
+        found.setdefault(finding.check, []).append(finding)
+    return found
 
 
 @pytest.fixture
@@ -225,6 +233,30 @@ async def test_a_clock_that_is_wrong(doctor: Doctor, sts: FakeSts, code: str) ->
     seconds = int("".join(filter(str.isdigit, row.found)))
     assert (row.verdict, row.found) == (Verdict.PROBLEM, f"this machine's clock is {seconds} s behind STS's")
     assert 395 <= seconds <= 401
+
+
+async def test_the_node_alone(doctor: Doctor, api: FakeKubeApi, sts: FakeSts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No API server is asked, and of STS nothing but the time, whoever asks."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    sts.settings["GetCallerIdentity"] = Step(
+        code="InvalidClientTokenId", status=403, date=formatdate(time.time() - 100, usegmt=True)
+    )
+    found = await doctor.node()
+    assert set(found) == ON_NODE | {"clock"}
+    assert found["clock"][0].verdict is Verdict.WARNING
+    assert found["clock"][0].found.endswith("ahead of STS's")
+    assert api.seen == []
+    assert [asked.action for asked in sts.asked] == ["GetCallerIdentity"]
+
+
+async def test_the_node_alone_without_sts(doctor: Doctor) -> None:
+    """The time is not known; the rest is looked at all the same."""
+    found = await doctor.node("--sts.endpoint-url=http://127.0.0.1:9")
+    assert found["clock"][0].verdict is Verdict.NOT_CHECKED
+    assert set(found) == ON_NODE | {"clock"}
+    found = await doctor.node("--sts.region=")
+    assert found["clock"][0].verdict is Verdict.NOT_CHECKED
 
 
 async def test_pages(doctor: Doctor, api: FakeKubeApi, sts: FakeSts) -> None:

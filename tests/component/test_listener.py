@@ -7,17 +7,20 @@ import asyncio
 import errno
 import json
 import os
+import resource
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from metaproxy import sockets
+from metaproxy.connection import TURN
 from metaproxy.eager import in_task
 from metaproxy.errors import Reason
 from metaproxy.httpwire import AHEAD_LIMIT, HEAD_LIMIT
@@ -140,7 +143,9 @@ class Bench:
     def __init__(self, **options: Any) -> None:
         self.walk = Walk()
         self.metrics = Metrics()
-        self.listener = Listener(self.walk, self.metrics, **{"connections_per_address": 64, **options})
+        self.listener = Listener(
+            self.walk, self.metrics, **{"connections": 128, "connections_per_address": 64, **options}
+        )
         self.wires: list[Wire] = []
 
     async def dial(self, source: str = POD) -> Wire:
@@ -222,6 +227,7 @@ async def test_the_walk_is_told_what_was_asked() -> None:
             "token": "T",
             "ttl": "60",
             "forwarded": False,
+            "host": "169.254.169.254",
         }
 
 
@@ -532,7 +538,7 @@ async def test_a_flood_is_not_read(target: str) -> None:
 
         flooding = asyncio.create_task(flood())
         if target == "/hold":
-            await b.until(lambda: any(connection._deaf for connection in b.listener._connections))
+            await b.until(lambda: any(connection._deaf for connection in b.listener._crowd.everybody()))
             b.walk.release.set()
         assert (await wire.reply()).status == 200
         await b.until(lambda: b.connections == 0)
@@ -552,13 +558,13 @@ async def test_who_asks_without_reading_is_read_no_more() -> None:
         b.wires.append(wire)
         wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
         count, long = 0, "a" * 900
-        while not any(connection._paused for connection in b.listener._connections):
+        while not any(connection._paused for connection in b.listener._crowd.everybody()):
             await wire.send(b"".join(get(f"/{count + number}/{long}") for number in range(8)))
             count += 8
             expected = count
             await b.until(
                 lambda expected=expected: (  # type: ignore[misc]
-                    len(b.walk.requests) == expected or any(one._paused for one in b.listener._connections)
+                    len(b.walk.requests) == expected or any(one._paused for one in b.listener._crowd.everybody())
                 )
             )
         wire.reader._transport.resume_reading()  # type: ignore[attr-defined]
@@ -593,8 +599,8 @@ async def test_what_is_sent_ahead_is_little() -> None:
         await b.until(lambda: len(b.walk.requests) == len(wires))
         for wire in wires:
             await wire.send(b"".join(get(f"/{'a' * 3000}") for _ in range(20)))
-        await b.until(lambda: all(connection._deaf for connection in b.listener._connections))
-        assert not any(connection._reader.asked for connection in b.listener._connections)
+        await b.until(lambda: all(connection._deaf for connection in b.listener._crowd.everybody()))
+        assert not any(connection._reader.asked for connection in b.listener._crowd.everybody())
         b.walk.release.set()
         for wire in wires:
             assert (await wire.reply()).headers["connection"] == "close"
@@ -685,6 +691,181 @@ async def test_an_address_has_so_many_connections() -> None:
         assert (line["peer"], line["reason"]) == (POD, "TooManyConnections")
 
 
+async def test_who_is_silent_makes_room_for_its_own() -> None:
+    """At an address's limit the longest silent connection goes for a new one: what leaks does not stop what asks."""
+    async with bench(connections_per_address=3) as b:
+        spoken, silent, younger = [await b.dial() for _ in range(3)]
+        assert (await spoken.ask(get())).status == 200
+        assert (await (await b.dial()).ask(get())).status == 200
+        assert await silent.rest() == b""
+        assert (await younger.ask(get())).status == 200
+        assert (await spoken.ask(get())).status == 200
+        assert (b.refused, b.connections) == (1, 3)
+        assert b.listener.refusal(POD) == (Reason.TOO_MANY_CONNECTIONS, 1)
+
+
+async def test_a_crowd_gives_way_to_a_neighbour() -> None:
+    """All places are taken: of the address that has most the longest silent one goes, then the longest idle one.
+
+    Who has most drives nobody out, and who is being answered goes last.
+    """
+    async with bench(connections=4) as b:
+        idle, held, silent, modest = await b.dial(), await b.dial(), await b.dial(), await b.dial("127.0.0.3")
+        assert (await idle.ask(get())).status == 200
+        await held.send(get("/hold"))
+        await b.walk.held.wait()
+        assert (await modest.ask(get())).status == 200
+        with capture_logs() as logs:
+            assert (await (await b.dial("127.0.0.4")).ask(get())).status == 200
+            assert await silent.rest() == b""
+            assert (await (await b.dial("127.0.0.5")).ask(get())).status == 200
+            assert await idle.rest() == b""
+            refused = await b.dial("127.0.0.3")
+            await refused.send(get())
+            assert await refused.rest() == b""
+        assert {(line["peer"], line["reason"]) for line in logs} == {(POD, "CrowdedOut"), ("127.0.0.3", "CrowdedOut")}
+        assert b.listener.refusal(POD) == (Reason.CROWDED_OUT, 2)
+        assert b.connections == 4
+        b.walk.release.set()
+        assert (await held.reply()).status == 200
+        assert (await modest.ask(get())).status == 200
+
+
+async def test_one_that_was_only_just_accepted_gives_way_too() -> None:
+    """Before the loop has made anything of it: a burst that is accepted in one turn."""
+    async with bench(connections=2) as b:
+        early = [await b.dial() for _ in range(2)]
+        where = b.listener.addresses[0]
+        burst = [socket.create_connection(where, source_address=(f"127.0.0.{last}", 0)) for last in range(10, 18)]
+        latest = await b.dial("127.0.0.99")
+        assert (await latest.ask(get())).status == 200
+        assert b.connections == 2
+        for each in burst[:-1]:
+            each.setblocking(False)
+            b.wires.append(Wire(*await asyncio.open_connection(sock=each)))
+        assert [await wire.rest() for wire in (*early, *b.wires[3:])] == [b""] * 9
+        burst[-1].close()
+
+
+async def test_one_address_has_so_much_of_a_turn() -> None:
+    """Hundreds of connections that ask at once are answered between those of everybody else, all of them in the end."""
+    async with bench(connections=300, connections_per_address=256) as b:
+        greedy = [await b.dial() for _ in range(200)]
+        modest = await b.dial("127.0.0.3")
+        for wire in (*greedy, modest):
+            assert (await wire.ask(get())).status == 200
+        b.walk.requests.clear()
+        for wire in greedy:
+            wire.writer.write(get("/first") + get("/second"))
+        modest.writer.write(get("/modest"))
+        assert (await modest.reply()).status == 200
+        before = [request.peer for request in b.walk.requests].index("127.0.0.3")
+        assert before <= 2 * TURN
+        for wire in greedy:
+            assert [(await wire.reply()).asked["target"] for _ in range(2)] == ["/first", "/second"]
+
+
+# No descriptors.
+
+
+def failures(b: Bench, error: str) -> float | None:
+    """How often accepting failed for it."""
+    return b.metrics.registry.get_sample_value("metaproxy_http_accept_failures_total", {"reason": error})
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process may open no more files than it has: every number below the limit is taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.dup(0)]
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    while held[-1] < highest:
+        held.append(os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in held:
+            os.close(each)
+
+
+def unconnected(pod: str) -> socket.socket:
+    """The end of a pod that has its descriptor already."""
+    made = socket.socket()
+    made.setblocking(False)
+    made.bind((pod, 0))
+    return made
+
+
+async def test_without_descriptors_who_has_most_gives_one_up() -> None:
+    """No connection can be accepted: counted, told once, and a connection ends so that the next is answered."""
+    async with bench() as b:
+        silent, spoken = await b.dial(), await b.dial()
+        assert (await spoken.ask(get())).status == 200
+        late = [unconnected(f"127.0.0.{last}") for last in (7, 8)]
+        with capture_logs() as logs, no_more_files():
+            for each in late:
+                await asyncio.get_running_loop().sock_connect(each, b.listener.addresses[0])
+                wire = Wire(*await asyncio.open_connection(sock=each))
+                b.wires.append(wire)
+                assert (await wire.ask(get())).status == 200
+        assert await silent.rest() == await spoken.rest() == b""
+        assert (failures(b, "EMFILE") or 0) >= 2
+        told = [line for line in logs if line["event"] == "connections cannot be accepted"]
+        assert [(line["error"], line["log_level"]) for line in told] == [("Too many open files", "error")]
+        assert "LimitNOFILE" in told[0]["remedy"]
+
+
+async def test_without_anything_to_give_up_it_looks_again() -> None:
+    """Accepting goes on by itself when there are descriptors; who waits is answered then."""
+    async with bench() as b:
+        late = unconnected(POD)
+        with no_more_files():
+            await asyncio.get_running_loop().sock_connect(late, b.listener.addresses[0])
+            await b.until(lambda: failures(b, "EMFILE") == 2)
+        wire = Wire(*await asyncio.open_connection(sock=late))
+        b.wires.append(wire)
+        assert (await wire.ask(get())).status == 200
+
+
+class Odd(socket.socket):
+    """A listening socket that says first what stands in `says`: an error, or the end of a pod that went already."""
+
+    says: list[OSError | socket.socket]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Said, or as usual."""
+        if not self.says:
+            return super().accept()
+        said = self.says.pop(0)
+        if isinstance(said, OSError):
+            raise said
+        return said, (POD, 1)
+
+
+@pytest.mark.parametrize("error", ["ENFILE", "ENOMEM", "EINVAL"])
+async def test_whatever_accepting_says_it_goes_on(error: str) -> None:
+    """The node has nothing left, or worse: counted, and tried again. What ended before it began is passed over."""
+    b = Bench()
+    with Odd(socket.AF_INET, socket.SOCK_STREAM) as odd:
+        odd.setblocking(False)
+        odd.bind(("127.0.0.1", 0))
+        odd.listen()
+        gone = socket.socket()
+        gone.close()
+        number = getattr(errno, error)
+        odd.says = [OSError(errno.ECONNABORTED, ""), gone, OSError(number, os.strerror(number))]
+        await b.listener.accept({("127.0.0.1", 0): odd})
+        wire = await b.dial()
+        assert (await wire.ask(get())).status == 200
+        assert odd.says == []
+        assert failures(b, "other" if error == "EINVAL" else error) == 1
+        assert b.connections == 1
+        await wire.close()
+        await b.listener.close()
+
+
 async def test_who_hangs_up_while_held_is_held_no_longer() -> None:
     """The pod closes its connection: its request ends in that moment, the connection is counted no more."""
     async with bench() as b:
@@ -751,7 +932,7 @@ async def test_an_address_that_cannot_be_had_is_an_error() -> None:
     """A port in use is an OSError; what was opened before it can be closed; closing what never opened is nothing."""
     async with bench() as b:
         taken = b.listener.addresses[0]
-        second = Listener(b.walk, b.metrics, connections_per_address=1)
+        second = Listener(b.walk, b.metrics, connections=1, connections_per_address=1)
         await second.close()
         with pytest.raises(OSError, match=r"Address already in use: 127\.0\.0\.1 port"):
             await second.open([("127.0.0.1", 0), taken])
@@ -787,12 +968,12 @@ async def test_refusals_are_remembered_of_so_many(monkeypatch: pytest.MonkeyPatc
 
 async def test_the_agents_own_addresses_need_not_be_there() -> None:
     """The redirect brings them, in whatever order both are started; any other address has to be there."""
-    listener = Listener(Walk(), Metrics(), connections_per_address=1)
+    listener = Listener(Walk(), Metrics(), connections=1, connections_per_address=1)
     await listener.open([("169.254.170.254", 0), ("fd00:a9fe:170::254", 0)])
     assert [host for host, _ in listener.addresses] == ["169.254.170.254", "fd00:a9fe:170::254"]
     await listener.close()
     with pytest.raises(OSError, match=r"Cannot assign requested address: 192\.0\.2\.1 port 0"):
-        await Listener(Walk(), Metrics(), connections_per_address=1).open([("192.0.2.1", 0)])
+        await Listener(Walk(), Metrics(), connections=1, connections_per_address=1).open([("192.0.2.1", 0)])
 
 
 async def test_a_kernel_without_ipv6_has_the_other_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -805,7 +986,7 @@ async def test_a_kernel_without_ipv6_has_the_other_address(monkeypatch: pytest.M
         return real(host, port, backlog=backlog, free=free)
 
     monkeypatch.setattr(sockets, "listening", without_ipv6)
-    listener = Listener(Walk(), Metrics(), connections_per_address=1)
+    listener = Listener(Walk(), Metrics(), connections=1, connections_per_address=1)
     with capture_logs() as logs:
         await listener.open([("169.254.170.254", 0), ("fd00:a9fe:170::254", 0)])
     assert [host for host, _ in listener.addresses] == ["169.254.170.254"]
@@ -835,11 +1016,12 @@ async def _with_ipv6(talk: Callable[[Bench, int], Awaitable[None]], *, dual: boo
     with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
         sock.bind(("::" if dual else "::1", 0))
-        server = await asyncio.get_running_loop().create_server(b.listener._connect, sock=sock)
+        sock.listen()
+        sock.setblocking(False)
+        await b.listener.accept({("::", 0): sock})
         try:
             await talk(b, sock.getsockname()[1])
         finally:
-            server.close()
             await b.listener.close()
 
 
@@ -865,9 +1047,10 @@ async def test_ipv6_peers_are_canonical() -> None:
     await _with_ipv6(talk, dual=False)
 
 
-async def test_a_peer_that_went_already_is_nobody() -> None:
-    """A transport without peer is no pod's address, so nothing can be had for it."""
-    assert peer_of(asyncio.BaseTransport()) == "unknown"
+async def test_what_is_no_address_is_no_pod() -> None:
+    """Nothing can be had for it; who comes by a unix socket is known by no address either."""
+    assert peer_of(("no address", 1)) == "unknown"
+    assert peer_of("") == peer_of(b"\0name") == "unix"
 
 
 # An address that is somebody else's from now on.
@@ -905,7 +1088,7 @@ async def test_what_was_not_taken_is_not_sent_later() -> None:
             pod.bind((POD, 0))
             pod.connect(b.listener.addresses[0][:2])
             await b.until(lambda: b.connections == 1)
-            (connection,) = b.listener._connections
+            (connection,) = b.listener._crowd.everybody()
             connection._transport.write(bytes(1 << 16))
             b.listener.reset(POD)
             await b.until(lambda: b.connections == 0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from metaproxy import sts as module
 from metaproxy.demo_sts import DemoSts
@@ -718,6 +720,61 @@ async def test_keys_from_a_file(fake: FakeSts, made: Any, monkeypatch: pytest.Mo
     async with made() as sts:
         await sts.issue(call())
     assert {asked.key for asked in fake.asked} == {NODE_KEY}
+
+
+WEB_ROLE = "arn:aws:iam::123456789012:role/metaproxy-agent"
+
+
+@pytest.fixture
+def web_identity(fake: FakeSts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A service account's token in place of keys; it is exchanged at the fake."""
+    (tmp_path / "token").write_text("a token")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_ROLE_ARN", WEB_ROLE)
+    monkeypatch.setenv("AWS_ROLE_SESSION_NAME", "node-1")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", fake.url)
+    monkeypatch.setattr(module, "ROUND", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "event"),
+    [
+        (12, "own credentials are not renewed: those at hand serve on until they end"),
+        (8, "own identity is in trouble"),
+    ],
+)
+async def test_a_web_identity_that_is_not_renewed(
+    fake: FakeSts, made: Any, web_identity: None, caplog: pytest.LogCaptureFixture, minutes: int, event: str
+) -> None:
+    """Each failure is one line with its reason and remedy, and no traceback, as long as keys are good and after."""
+    fake.script(Step(life=60 * minutes), role=WEB_ROLE)
+    fake.settings[WEB_ROLE] = Step(status=400, code="InvalidIdentityToken")
+    with capture_logs() as logs:
+        async with made() as sts:
+            await sts.identity()
+            asked = len(fake.asked)
+            await until(lambda: len([one for one in fake.asked[asked:] if one.role == WEB_ROLE]) >= 2)
+            await until(lambda: any(line["event"] == event for line in logs))
+            if minutes > 10:
+                await sts.issue(call())
+    warned = [line for line in logs if line["log_level"] == "warning"]
+    assert {line["event"] for line in warned} == {event}
+    for line in warned:
+        assert (line["reason"], line["code"]) == ("StsOwnIdentity", "InvalidIdentityToken")
+        assert "web identity" in line["remedy"]
+    assert caplog.records == []
+
+
+async def test_what_the_chain_says_otherwise_is_logged(made: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Only failed renewals of this very chain are taken out, and nothing once it is closed."""
+    chain = logging.getLogger("aiobotocore.credentials")
+    async with made() as sts:
+        await sts.identity()
+        chain.warning("another thread's", exc_info=ValueError())
+        chain.warning("no failure")
+    assert [record.getMessage() for record in caplog.records] == ["another thread's", "no failure"]
+    assert chain.filters == []
 
 
 # Against trust policies

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from metaproxy.taint import KEY, LOOK, PAUSE, StartupTaint, without
+from metaproxy.taint import CONFLICTS, KEY, LOOK, PAUSE, StartupTaint, without
 
 pytestmark = pytest.mark.looptime(noop_cycles=2)
 
@@ -32,6 +32,7 @@ class Api:
     def __init__(self, *taints: dict[str, str]) -> None:
         self.node: dict[str, Any] = {"metadata": {"resourceVersion": "7"}, "spec": {"taints": list(taints)}}
         self.refuse: dict[str, int] = {}
+        self.said = b"{}"
         self.broken = False
         self.between: list[dict[str, str]] = []
         self.asked: list[str] = []
@@ -44,7 +45,7 @@ class Api:
         if self.broken:
             raise ConnectionError("refused")
         if method in self.refuse:
-            return Answer(self.refuse[method])
+            return Answer(self.refuse[method], self.said)
         if method == "GET":
             read = Answer(200, json.dumps(self.node).encode())
             if self.between:
@@ -151,6 +152,37 @@ async def test_who_is_in_the_way_is_named_once(refuse: dict[str, int], said: str
             await asyncio.sleep(2 * PAUSE[1])
             assert b.taints == []
     assert [line.get("trouble") for line in logs] == [said, None]
+
+
+@pytest.mark.parametrize("status", [409, 422])
+async def test_a_refusal_that_looks_like_a_conflict(status: int) -> None:
+    """What goes on is no other's change: it is said once, with the server's words, and tried more and more rarely."""
+    api = Api(OURS)
+    api.refuse = {"PATCH": status}
+    api.said = json.dumps({"message": "ValidatingAdmissionPolicy 'nodes'\ndenied request: " + "x" * 500}).encode()
+    with capture_logs() as logs:
+        async with bench(api) as b:
+            await asyncio.sleep(20 * PAUSE[1])
+            assert 15 < api.asked.count("PATCH /api/v1/nodes/n1") < 40
+            assert b.taint.status().startswith(f"the API server answered {status} {CONFLICTS + 1} times in a row")
+            api.refuse = {}
+            await asyncio.sleep(2 * PAUSE[1])
+            assert (b.taints, b.taint.status()) == ([], "off")
+    first, last = logs
+    assert "ValidatingAdmissionPolicy 'nodes'\\ndenied request: xxx" in first["trouble"]
+    assert f"kubectl taint node NAME {KEY}-" in first["trouble"]
+    assert len(first["trouble"]) < 500
+    assert last["event"] == "startup taint removed"
+
+
+@pytest.mark.parametrize("said", [b"", b"[]", b"{}", b"no JSON"])
+async def test_a_refusal_without_words(said: bytes) -> None:
+    """Whatever its body is, it is told."""
+    api = Api(OURS)
+    api.refuse, api.said = {"PATCH": 422}, said
+    async with bench(api) as b:
+        await asyncio.sleep(20 * PAUSE[1])
+        assert "(no reason given)" in b.taint.status()
 
 
 async def test_no_answer() -> None:

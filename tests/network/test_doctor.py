@@ -52,16 +52,16 @@ def node() -> Iterator[Namespace]:
 
 
 class Doctor:
-    """The doctor on that node."""
+    """The doctor on that node, with pods from a file, or of the node alone."""
 
-    def __init__(self, node: Namespace, folder: Path) -> None:
-        self._node, self._folder = node, folder
+    def __init__(self, node: Namespace, folder: Path, *words: str) -> None:
+        self._node, self._folder, self._words = node, folder, words
         (folder / "pods.yaml").write_text(yaml.safe_dump_all(PODS))
 
     def __call__(self, *before: str) -> dict[str, list[dict[str, Any]]]:
         """What it finds, by check; `before` goes before the command."""
         done = self._node.run(
-            *(*before, sys.executable, "-m", "metaproxy", "doctor", "--json", "--redirect.device=mp0"),
+            *(*before, sys.executable, "-m", "metaproxy", "doctor", *self._words, "--json", "--redirect.device=mp0"),
             *(f"--source.manifests={self._folder}", "--sts.region=us-east-1", "--sts.endpoint-url=http://127.0.0.1:9"),
             "--upstream.url=http://127.0.0.1:9",
             environment={"AWS_EC2_METADATA_DISABLED": "true"},
@@ -73,10 +73,10 @@ class Doctor:
         return found
 
 
-@pytest.fixture
-def doctor(node: Namespace, tmp_path: Path) -> Doctor:
-    """On the node, with a pod of which its containers are not known."""
-    return Doctor(node, tmp_path)
+@pytest.fixture(params=[[], ["--node"]], ids=["whole", "node"])
+def doctor(node: Namespace, tmp_path: Path, request: pytest.FixtureRequest) -> Doctor:
+    """On the node, with a pod of which its containers are not known; or with nothing but the node."""
+    return Doctor(node, tmp_path, *request.param)
 
 
 def command_in(remedy: str) -> list[str]:
@@ -100,6 +100,18 @@ def test_leftovers_of_kiam_and_kube2iam(node: Namespace, doctor: Doctor, kind: s
     found = doctor()
     assert [rule["verdict"] for rule in found["leftover-rules"]] == ["ok"]
     assert [each["verdict"] for each in found["redirect"]] == ["ok"]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_legacy_rules_that_cannot_be_read(node: Namespace, doctor: Doctor, left: bool) -> None:
+    """It takes a capability that the redirect has not: that there are none is known without, what they are is not."""
+    if why := kernel_lacks(PROBES["iptables-legacy"]):
+        pytest.skip(f"no iptables-legacy in this kernel: {why}")
+    if left:
+        node.shell(f"iptables-legacy {LEFT}")
+    [found] = doctor("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw", "--")["leftover-rules"]
+    assert found["verdict"] == ("not checked" if left else "ok")
+    assert ("CAP_NET_RAW" in found["found"]) is left
 
 
 def test_rules_of_others(node: Namespace, doctor: Doctor) -> None:

@@ -1,16 +1,21 @@
 """What the networking guide tells people to type does what it says."""
 
+import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 
 from metaproxy.__main__ import main
 from metaproxy.redirectplan import IPV4, IPV6, Plan
 from metaproxy.redirectroutes import guard
+from tests.guides import Typed
 from tests.network.lab.namespaces import until
 from tests.network.lab.node import Lab
+from tests.network.lab.processes import QUIET
 from tests.network.test_leaks import answered
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "networking.md").read_text()
@@ -46,6 +51,49 @@ def test_what_is_rendered(command: str, capsys: pytest.CaptureFixture[str]) -> N
     """Each form that the guide names is there."""
     assert main(command.split()[1:]) == 0
     assert capsys.readouterr().out
+
+
+@pytest.mark.runs("docs/networking.md", "metaproxy redirect …", "curl -s …")
+@pytest.mark.runs("README.md", "metaproxy redirect watch", "curl http://169.254.169.254/metaproxy/explain")
+@pytest.mark.runs("docs/faq.md", "curl http://169.254.169.254/metaproxy/explain")
+@pytest.mark.runs("docs/policy.md", "curl http://169.254.169.254/metaproxy/explain")
+@pytest.mark.runs("docs/doctor.md", "sysctl -w net.ipv4.conf.all.accept_source_route=0")
+def test_what_is_typed_on_a_node_and_in_a_pod(
+    build: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, typed: Typed
+) -> None:
+    """In the order of the page; what a pod asks is answered about that pod."""
+    monkeypatch.setenv("METAPROXY_REDIRECT__DEVICE", "mp0")  # what a node's own settings would say
+    lab = build(families=(4,), styles=("bridge",))
+    [pod] = lab.pods
+
+    def on_node(line: str, *codes: int) -> str:
+        done = lab.node.run("bash", "-ec", re.sub("^metaproxy ", f"{sys.executable} -m metaproxy ", line))
+        assert done.returncode in (codes or (0,)), done.stdout + done.stderr
+        return done.stdout
+
+    def in_pod(line: str) -> str:
+        return pod.namespace.run("bash", "-ec", line, environment=QUIET).stdout
+
+    commands = typed.each("metaproxy redirect …")
+    for line in commands:
+        if line.endswith(" watch"):
+            watch = lab.start("bash", "-ec", re.sub("^metaproxy ", f"exec {sys.executable} -m metaproxy ", line))
+            watch.wait_for("watching the redirect")
+            watch.end(SIGTERM)
+            assert watch.popen.returncode == 0
+        elif line.endswith(" render"):
+            assert "nft -f -" in on_node(line)
+        else:
+            assert on_node(line) or not line.endswith("check")
+    assert typed("metaproxy redirect watch") in commands
+    on_node("metaproxy redirect check", 1)  # the page has taken it away by now
+
+    on_node("metaproxy redirect apply")
+    lab.agent()
+    until(lambda: in_pod(typed("curl -s …")) == pod.role)
+    for line in set(typed.each("curl http://169.254.169.254/metaproxy/explain")):
+        assert json.loads(in_pod(line))["role"].endswith(f":role/{pod.role}")
+    on_node(typed("sysctl -w net.ipv4.conf.all.accept_source_route=0"))
 
 
 def test_settings_that_are_named_exist() -> None:

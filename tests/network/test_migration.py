@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metaproxy.addresses import PORT
+from tests.guides import Typed
 from tests.network.lab.namespaces import until
 from tests.network.lab.node import NODE, Lab
 from tests.network.lab.processes import Process
@@ -34,18 +35,35 @@ PORTS = (3100, PORT)
 """Where the peer listens, on every address: its own port, or ours, which their charts use too."""
 
 
-def blocks(guide: str) -> list[str]:
-    """What is to be run on a node, in order, as a shell reads it; the command is this checkout's."""
-    found = re.findall(r"^```sh node\n(.*?)^```$", (DOCS / guide).read_text(), re.MULTILINE | re.DOTALL)
-    return [re.sub(r"^metaproxy ", f"{sys.executable} -m metaproxy ", block, flags=re.MULTILINE) for block in found]
-
-
-@pytest.mark.parametrize(("guide", "port"), [*zip(GUIDES, PORTS, strict=True)])
+@pytest.mark.parametrize(
+    "port",
+    [
+        pytest.param(
+            PORTS[0],
+            marks=pytest.mark.runs(
+                "docs/migrate-from-kiam.md",
+                "metaproxy redirect render --guard | sh",
+                "metaproxy redirect check",
+                "metaproxy redirect remove",
+            ),
+        ),
+        pytest.param(
+            PORTS[1],
+            marks=pytest.mark.runs(
+                "docs/migrate-from-kube2iam.md",
+                "metaproxy redirect render --guard | sh",
+                "metaproxy redirect check",
+                "metaproxy redirect remove",
+            ),
+        ),
+    ],
+)
 def test_roll_forward_and_back(
-    build: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, guide: str, port: int
+    build: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, typed: Typed, port: int
 ) -> None:
     """The peer answers under the guard, its end opens nothing, ours takes over; and back."""
-    guard, check, remove = blocks(guide)
+    # The command is this checkout's.
+    guard, check, remove = (re.sub(r"^metaproxy ", f"{sys.executable} -m metaproxy ", line) for line in typed.each())
     monkeypatch.setenv("METAPROXY_REDIRECT__DEVICE", "mp0")  # what a node's own settings would say
     lab = build(families=(4,))
 

@@ -389,20 +389,34 @@ def test_a_watch_without_its_backend_keeps_the_guard(machine: Callable[..., Mach
         watch.end(signal.SIGTERM)
 
 
-def test_a_successor_waits_its_turn(machine: Callable[..., Machine]) -> None:
-    """Two watches that want different things would undo each other's: the second begins when the first has ended."""
+def probe(here: Machine, path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """What an exec probe of a watch says that has a socket of its own."""
+    command = [sys.executable, "-m", "metaproxy", "health", "--redirect", f"--redirect.socket={path}", *options]
+    return here.namespace.run(*command)
+
+
+def test_a_successor_waits_its_turn(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """Two watches that want different things would undo each other's: the second begins when the first has ended.
+
+    Meanwhile it answers its own probes, and is ready: the first one's end waits for that.
+    """
     here = machine("nftables")
     first = Process(here.namespace.command(*here.command("watch", "--log.format=json")))
     second = None
     try:
         first.wait_for("watching the redirect")
-        second = Process(here.namespace.command(*here.command("watch", "--redirect.port=8282", "--log.format=json")))
+        flags = ("--redirect.port=8282", f"--redirect.socket={tmp_path / 'second'}", "--log.format=json")
+        second = Process(here.namespace.command(*here.command("watch", *flags)))
         second.wait_for("another watch is at work")
         here.run("check")
+        assert probe(here, tmp_path / "second").returncode == 0
+        waits = probe(here, tmp_path / "second", "--ready")
+        assert (waits.returncode, "turn: another watch is at work" in waits.stdout) == (0, True), waits
         first.end(signal.SIGTERM)
         second.wait_for("watching the redirect")
         here.run("check", "--redirect.port=8282")
         assert not [line for line in first.lines if "repaired" in line][1:]
+        assert "turn: ours" in probe(here, tmp_path / "second", "--ready").stdout
         until(
             lambda: here.namespace.run("curl", "-s", "--noproxy", "*", "http://127.0.0.1:9182/readyz").stdout == "ok\n"
         )
@@ -410,6 +424,122 @@ def test_a_successor_waits_its_turn(machine: Callable[..., Machine]) -> None:
         first.end(signal.SIGKILL)
         if second is not None:
             second.end(signal.SIGTERM)
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_successor_that_is_told_to_end_while_it_waits(machine: Callable[..., Machine]) -> None:
+    """It ends at once, and has changed nothing."""
+    here = machine("nftables")
+    first = Process(here.namespace.command(*here.command("watch", "--log.format=json")))
+    try:
+        first.wait_for("watching the redirect")
+        second = Process(here.namespace.command(*here.command("watch", "--redirect.port=8282", "--log.format=json")))
+        second.wait_for("another watch is at work")
+        second.end(signal.SIGTERM)
+        assert second.popen.returncode == 0
+        here.run("check")
+    finally:
+        first.end(signal.SIGKILL)
+
+
+def test_the_rules_are_gone_and_the_probe_says_so(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """A watch that cannot put them back is alive, and not ready."""
+    here = machine("nftables")
+    socket = tmp_path / "probe"
+    flags = (f"--redirect.socket={socket}", "--log.format=json")
+    watch = Process(here.namespace.command(*here.command("watch", *flags)))
+    try:
+        watch.wait_for("watching the redirect")
+        assert probe(here, socket, "--ready").returncode == 0
+        here.shell("ip link del mp0")
+        watch.wait_for("the redirect is not in place")
+        assert probe(here, socket).returncode == 0
+        unready = probe(here, socket, "--ready")
+        assert (unready.returncode, "[-] redirect: " in unready.stdout) == (1, True), unready
+    finally:
+        watch.end(signal.SIGTERM)
+
+
+def test_nobody_else_changes_what_a_watch_keeps(machine: Callable[..., Machine]) -> None:
+    """Another plan is left to the watch, which would undo it; what is taken away it would put back."""
+    here = machine("nftables")
+    watch = Process(here.namespace.command(*here.command("watch", "--log.format=json")))
+    try:
+        watch.wait_for("watching the redirect")
+        assert "a watch is at work" in here.run("apply", "--redirect.port=8282")
+        assert "a watch is at work" in here.run("remove", code=1)
+        here.run("check")
+    finally:
+        watch.end(signal.SIGTERM)
+    here.run("apply", "--redirect.port=8282")
+    here.run("check", "--redirect.port=8282")
+    here.run("remove")
+
+
+SQUAT = """
+import os, signal, socket
+os.setuid(65534)
+name = socket.socket(socket.AF_UNIX)
+name.bind(chr(0) + "metaproxy-redirect")
+name.listen()
+print("has it", flush=True)
+signal.pause()
+"""
+
+
+def test_a_name_that_somebody_else_has_stops_no_watch(machine: Callable[..., Machine]) -> None:
+    """Who has it without being of our user is no watch: that is said, and the redirect is put in place."""
+    here = machine("nftables")
+    squatter = Process(here.namespace.command(sys.executable, "-c", SQUAT))
+    watch = None
+    try:
+        squatter.wait_for("has it")
+        watch = Process(here.namespace.command(*here.command("watch", "--log.format=json")))
+        watch.wait_for("has the name of one")
+        watch.wait_for("watching the redirect")
+        here.run("check")
+    finally:
+        squatter.end(signal.SIGKILL)
+        if watch is not None:
+            watch.end(signal.SIGTERM)
+
+
+LISTEN = """
+import signal, socket, sys
+for port in map(int, sys.argv[1:]):
+    one = socket.create_server(("0.0.0.0", port))
+    globals()[f"_{port}"] = one
+print("listens", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_port_changes_when_somebody_listens_there(machine: Callable[..., Machine], backend: str) -> None:
+    """Until then pods are led to the old one, by the watch and by apply; where nobody serves that, there is no wait."""
+    here = machine(backend)
+    here.run("apply")
+    old = Process(here.namespace.command(sys.executable, "-c", LISTEN, "8181"))
+    new = None
+    try:
+        old.wait_for("listens")
+        told = here.run("apply", "--redirect.port=8282")
+        assert "note: pods are led to port 8181 until somebody listens at 8282" in told
+        here.run("check")
+        new = Process(here.namespace.command(sys.executable, "-c", LISTEN, "8282"))
+        new.wait_for("listens")
+        assert "until somebody listens" not in here.run("apply", "--redirect.port=8282")
+        # To the old one nobody is led back while the new one serves alone.
+        old.end(signal.SIGKILL)
+        assert "note: pods are led to port 8282 until somebody listens at 8181" in here.run("check")
+        new.end(signal.SIGKILL)
+        here.run("check", code=1)
+        here.run("apply")
+        here.run("check")
+    finally:
+        old.end(signal.SIGKILL)
+        if new is not None:
+            new.end(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("backend", ["iptables-nft", "iptables-legacy"])

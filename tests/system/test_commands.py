@@ -22,10 +22,12 @@ from pathlib import Path
 import pytest
 
 from metaproxy import __version__
-from metaproxy.__main__ import COMMANDS, main
+from metaproxy.__main__ import main
+from metaproxy.commands import COMMANDS
 from metaproxy.status import Condition
 from scripts.generate_docs import DOCS
 from tests.fakes.process import own_address
+from tests.guides import Typed
 
 PATIENCE = 60.0
 """Seconds for a process: many times what it takes."""
@@ -509,13 +511,12 @@ def test_watching_outlives_the_agent(tmp_path: Path) -> None:
 
 PAGE = (DOCS / "status.md").read_text()
 
-COMMANDS_OF_THE_PAGE = re.findall(r"^metaproxy [^#\n]*", PAGE, re.MULTILINE)
 
-
-def test_the_commands_of_the_status_page(tmp_path: Path) -> None:
+@pytest.mark.runs("docs/status.md", "metaproxy status", "metaproxy status …", "metaproxy run …", "metaproxy health …")
+def test_the_commands_of_the_status_page(tmp_path: Path, typed: Typed) -> None:
     """Each does what the page says, with an agent that is started as the page says: no address, one socket."""
     path = tmp_path / "admin.sock"
-    commands = [line.replace("/run/metaproxy/admin.sock", str(path)).split()[1:] for line in COMMANDS_OF_THE_PAGE]
+    commands = [line.replace("/run/metaproxy/admin.sock", str(path)).split()[1:] for line in typed.each()]
     [run] = [words for words in commands if words[0] == "run"]
     (tmp_path / "pods.yaml").write_text(PODS)
     host = own_address()

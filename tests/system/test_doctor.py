@@ -65,8 +65,9 @@ async def test_the_table(machine: Machine) -> None:
     code, out, errors = await machine.doctor()
     assert (code, errors) == (1, "")
     rows = [line for line in out.splitlines() if not line.startswith(" ")]
-    told = {line[13:].split()[0] for line in rows[:-1]}
+    told = {line[13:].split()[0] for line in rows[:-2]}
     assert told == set(CHECKS) - {"compat"}
+    assert rows[-2] == "not made: compat (see metaproxy doctor --help)"
     assert any(line.startswith("problem") and "NotPermitted" in line for line in rows)
     assert OWN_SECRET not in out
 
@@ -80,6 +81,18 @@ async def test_for_a_program(machine: Machine) -> None:
     by_check = {finding["check"]: finding for finding in answer["findings"]}
     assert by_check["roles"]["verdict"] == "ok"
     assert by_check["own-identity"]["found"].startswith("arn:aws:sts::123456789012:assumed-role/node/")
+
+
+async def test_the_node_alone(machine: Machine) -> None:
+    """What was not looked at is named as such; the pods' file is not even read."""
+    machine.declare("web", permitted="none")
+    code, out, errors = await machine.doctor("--node", "--json", "--source.manifests=/nowhere")
+    assert errors == ""
+    answer = json.loads(out)
+    assert (code == 0) is answer["ok"]
+    made = {finding["check"] for finding in answer["findings"]}
+    assert made == {"clock", "net-raw", "second-networks", "redirect", "leftover-rules", "source-route"}
+    assert set(answer["not_made"]) == set(CHECKS) - made
 
 
 async def test_a_peer(machine: Machine) -> None:
@@ -109,6 +122,7 @@ async def test_what_pods_owners_write_does_nothing_to_a_terminal(machine: Machin
         (["--compat", "kiam", "--", "--nonsense"], "--nonsense"),
         (["--", "--role-base-arn=x"], "--compat"),
         (["--sts.rgion=x"], "--sts.region"),
+        (["--node", "--compat", "kiam"], "--node"),
     ],
 )
 def test_bad_usage(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,12 @@ from metaproxy.errors import Reason
 from metaproxy.telemetry import METRICS
 from tests.fakes.process import running
 from tests.fakes.sts import FakeSts
+from tests.guides import Typed
 
 pytestmark = pytest.mark.timeout(180)
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
 (MANIFESTS,) = re.findall(r"^```yaml\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
-START, ASK = (block.splitlines() for block in re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL))
 GETS = re.findall(r"^\| `([a-z]+/[a-z]+)` \| (?:(\d+) )?`([^`]+)` \|$", GUIDE, re.MULTILINE)
 
 
@@ -35,10 +35,10 @@ async def explained(words: list[str], admin: str) -> dict[str, object]:
     return document
 
 
-async def test_the_example_is_true(tmp_path: Path) -> None:
+@pytest.mark.runs("docs/policy.md", "metaproxy run …", "metaproxy explain …")
+async def test_the_example_is_true(tmp_path: Path, typed: Typed) -> None:
     """Each pod of the table gets what the table says."""
-    (command,) = START
-    words = shlex.split(command)
+    words = shlex.split(typed("metaproxy run …"))
     assert words[:3] == ["metaproxy", "run", "--source.manifests"]
     (tmp_path / words[3]).write_text(MANIFESTS)
     assert len(GETS) == MANIFESTS.count("kind: Pod")
@@ -52,7 +52,7 @@ async def test_the_example_is_true(tmp_path: Path) -> None:
                 decision = about["decision"]
                 assert isinstance(decision, dict)
                 assert (about.get("role"), decision.get("reason")) == ((None, gets) if status else (gets, None)), pod
-            for line in ASK:
+            for line in typed.each("metaproxy explain …"):
                 assert await explained(shlex.split(line), admin)
 
 

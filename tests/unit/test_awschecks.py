@@ -116,6 +116,12 @@ def test_roles_that_can_be_had() -> None:
     assert [(each.check, each.verdict.value) for each in roles()] == [("roles", "ok"), ("session-duration", "ok")]
 
 
+def test_names_of_sessions_that_were_not_tried() -> None:
+    """They are told of: a trust policy may ask for a name."""
+    told = [row.found for row in role_findings([attempt("a")], principal=NODE, needed=[], untried=3)]
+    assert told[0] == "1 can be assumed; 3 more names of sessions were not tried"
+
+
 def test_a_role_that_refuses() -> None:
     """With the trust policy that would let the agent in: its principal, its actions, the pod's external id."""
     refused, other = roles(attempt("a", StsDenied("not you", remedy="trust it"), external_id="id-1"))

@@ -119,7 +119,7 @@ def test_whatever_an_object_is(metadata: Any, spec: Any) -> None:
 def test_permissions() -> None:
     """What the settings turn on, and no more."""
     assert {(each.resource, each.verb) for each in permissions(events=False, taint=False)} == {
-        (resource, verb) for resource in ("pods", "namespaces") for verb in ("get", "list", "watch")
+        (resource, verb) for resource in ("pods", "namespaces") for verb in ("list", "watch")
     }
     more = {(each.group, each.resource, each.verb) for each in permissions(events=True, taint=True)}
     assert {("events.k8s.io", "events", "patch"), ("", "nodes", "patch"), ("", "nodes", "get")} <= more
@@ -224,9 +224,9 @@ def test_calls_are_tried_once() -> None:
 BRIDGE = {"cni0": 3}
 
 
-def raw(*pods: PodFacts, node: str = "n", bridges: dict[str, int] | None = BRIDGE) -> Finding:
+def raw(*pods: PodFacts, node: str = "n", bridges: dict[str, int] | None = BRIDGE, known: bool = True) -> Finding:
     """The one finding."""
-    [finding] = raw_findings(pods, node, bridges)
+    [finding] = raw_findings(pods if known else None, node, bridges)
     return finding
 
 
@@ -246,6 +246,15 @@ def test_raw_packets() -> None:
     assert found.found.startswith("2 of 3 pods in the cluster")
 
 
+def test_raw_packets_where_nobody_tells_of_pods() -> None:
+    """Without a bridge all is well whoever they are; on one it is not known, and where it is."""
+    assert raw(known=False, bridges={}).verdict is Verdict.OK
+    for bridges in (BRIDGE, None):
+        assert raw(known=False, bridges=bridges).verdict is Verdict.NOT_CHECKED
+    assert "cni0" in raw(known=False).found
+    assert "agent's container" in raw(known=False).remedy
+
+
 def test_further_networks() -> None:
     """By Multus, or by what links the node has."""
     asking, plain = facts("a", networks="lan"), facts("b", networks="")
@@ -258,3 +267,5 @@ def test_further_networks() -> None:
     assert [each.verdict for each in network_findings([plain], [])] == [Verdict.OK]
     assert [each.verdict for each in network_findings([plain], None)] == [Verdict.NOT_CHECKED]
     assert [each.verdict for each in network_findings([facts("c")], [])] == [Verdict.NOT_CHECKED]
+    assert [each.verdict for each in network_findings(None, [])] == [Verdict.NOT_CHECKED]
+    assert [each.verdict for each in network_findings(None, ["macvlan m1 on eth0"])] == [Verdict.WARNING]

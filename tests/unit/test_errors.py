@@ -23,6 +23,7 @@ TABLE = [
     (errors.CallerChanged, 503, "CallerChanged", True),
     (errors.CallerWithdrawn, 503, "CallerWithdrawn", True),
     (errors.TooManyConnections, 503, "TooManyConnections", True),
+    (errors.CrowdedOut, 503, "CrowdedOut", True),
     (errors.StsPending, 503, "StsPending", True),
     (errors.StsThrottled, 503, "StsThrottled", True),
     (errors.StsUnreachable, 503, "StsUnreachable", True),

@@ -21,8 +21,14 @@ def test_the_table() -> None:
     """One row each, in the order of the checks; what belongs to it below, the first subjects by name."""
     lines = list(as_lines([PROBLEM, WARNING, ok("own-identity", "me")]))
     rows = [line.split()[:2] for line in lines if not line.startswith(" ")]
-    assert rows == [["ok", "own-identity"], ["warning", "clock"], ["problem", "roles"], ["1", "problem,"]]
-    assert [line.strip() for line in lines[4:-1]] == [
+    assert rows == [
+        ["ok", "own-identity"],
+        ["warning", "clock"],
+        ["problem", "roles"],
+        ["not", "made:"],
+        ["1", "problem,"],
+    ]
+    assert [line.strip() for line in lines[4:-2]] == [
         "shop/0, shop/1, shop/2, shop/3, shop/4 and 2 more",
         "-> trust it",
         "{",
@@ -51,6 +57,16 @@ def test_for_a_program() -> None:
     assert document["findings"][0]["remedy"] is None
     assert len(document["findings"][1]["subjects"]) == 7
     assert document["findings"][1]["document"] == {"Version": "x"}
+
+
+def test_checks_that_were_not_made() -> None:
+    """Each is named: no report looks like a whole one that is none."""
+    found = [ok(check, "x") for check in CHECKS if check not in {"redirect", "compat"}]
+    assert as_document(found)["not_made"] == ["redirect", "compat"]
+    assert list(as_lines(found))[-2].startswith("not made: redirect, compat ")
+    whole = [ok(check, "x") for check in CHECKS]
+    assert as_document(whole)["not_made"] == []
+    assert not any(line.startswith("not made") for line in as_lines(whole))
 
 
 def test_what_is_wrong() -> None:

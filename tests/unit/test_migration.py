@@ -1,6 +1,5 @@
 """The flags of kiam and kube2iam: each is known, each is answered, and what comes out are settings of ours."""
 
-import contextlib
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaproxy.__main__ import main
-from metaproxy.migration import _SWITCHES, _VALUES, PEERS, MigrationError, Peer, migrated
+from metaproxy.migration import _SWITCHES, _VALUES, PEERS, MigrationError, Peer, flags_in, migrated
 from metaproxy.settings import Settings
 from metaproxy.settingsources import load
 
@@ -133,29 +132,50 @@ def test_every_flag_is_answered_and_what_comes_out_is_taken(peer: Peer, flag: st
 
 
 @pytest.mark.parametrize(
-    ("peer", "flags"),
+    ("peer", "words", "told"),
     [
-        ("kiam", ["--node=n1"]),
-        ("kube2iam", ["--no-iptables"]),
-        ("kiam", ["--region"]),
-        ("kiam", ["extra"]),
-        ("kube2iam", ["agent"]),
-        ("kiam", ["--no-region"]),
+        ("kiam", ["--node=n1"], ["--node=n1"]),
+        ("kiam", ["--node", "n1"], ["--node n1"]),
+        ("kiam", ["--node", "--sync=1m"], ["--node"]),
+        ("kiam", ["--node"], ["--node"]),
+        ("kiam", ["--first", "--second", "x", "y"], ["--first", "--second x", "y"]),
+        ("kube2iam", ["--no-iptables"], ["--no-iptables"]),
+        ("kiam", ["--no-region", "x"], ["--no-region x"]),
+        ("kiam", ["extra"], ["extra"]),
+        ("kube2iam", ["agent"], ["agent"]),
     ],
 )
-def test_others_flags_are_refused(peer: Peer, flags: list[str]) -> None:
-    """A typing mistake must not pass for a flag without counterpart."""
-    with pytest.raises(MigrationError):
-        migrated(peer, flags)
+def test_words_that_mean_nothing(peer: Peer, words: list[str], told: list[str]) -> None:
+    """Each is named with what is taken for its value, and the others go on, before it and behind it."""
+    flag = "--region" if peer == "kiam" else "--default-role"
+    found = migrated(peer, [f"{flag}=a", *words, flag, "b"])
+    assert [word for word, _ in found.unknown] == told
+    assert (found.settings["sts"]["region"] if peer == "kiam" else found.settings["policy"]["default_role"]) == "b"
+
+
+def test_a_value_that_is_missing() -> None:
+    """It can only be the last."""
+    assert migrated("kiam", ["--sync=1m", "--region"]).unknown == [("--region", "lacks its value")]
+
+
+def test_the_doctor_takes_no_unknown_flag() -> None:
+    """By it a pod might be decided otherwise: nothing is compared then."""
+    with pytest.raises(MigrationError, match="--nonsense"):
+        list(flags_in("kiam", ["--region=x", "--nonsense"]))
 
 
 @given(
     st.sampled_from(PEERS), st.lists(st.text(max_size=12) | st.sampled_from(["--level", "--region=", "--"]), max_size=4)
 )
-def test_anything_is_answered_or_refused(peer: Peer, flags: list[str]) -> None:
-    """Nothing else happens."""
-    with contextlib.suppress(MigrationError):
-        migrated(peer, flags)
+def test_anything_is_answered(peer: Peer, words: list[str]) -> None:
+    """Total."""
+    migrated(peer, words)
+
+
+def test_a_word_stays_in_its_comment(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is written is a settings file, whatever was given."""
+    assert main(["config", "--from", "kiam", "--", "--x\nnode_name: thief", "--region=eu-west-1"]) == 1
+    assert yaml.safe_load(capsys.readouterr().out) == {"sts": {"region": "eu-west-1"}}
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,9 +186,12 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "# --fetchers: calls to STS are bounded by sts.concurrency and sts.rate\n" in printed
     assert main(["config", "--from=kiam"]) == 0
     assert capsys.readouterr().out == ""
+    assert main(["config", "--from=kiam", "--", "--nonsense", "7", "--region=eu-west-1"]) == 1
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed) == {"sts": {"region": "eu-west-1"}}
+    assert "# unknown: '--nonsense 7' is no flag of kiam" in printed
     for words, told in (
         (["--from=kiam2", "--"], "--from: one of kiam, kube2iam"),
-        (["--from=kiam", "--", "--nonsense"], "'--nonsense' is no flag of kiam"),
         (["--source.manifests=x", "--", "--region=x"], "flags after -- are a peer's"),
     ):
         assert main(["config", *words]) == 2

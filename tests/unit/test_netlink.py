@@ -21,10 +21,10 @@ from metaproxy.netlink import (
     messages,
     port_request,
     requests,
-    sealed,
     sieve,
     unwanted,
 )
+from metaproxy.netlinkwire import sealed
 
 RECORDED = zlib.decompress(
     base64.b64decode("""

@@ -56,6 +56,7 @@ SAMPLES: Mapping[str, tuple[str, list[str], Any, Any]] = {
         [("10.0.0.1", 1), ("::1", 2)],
     ),
     "server.hold": ("0.5", ["0.5"], 0.5, 0.5),
+    "server.connections": ("7", ["7"], 7, 7),
     "server.connections_per_address": ("7", ["7"], 7, 7),
     "handover.socket": ("/run/x.sock", ["/run/x.sock"], "/run/x.sock", Path("/run/x.sock")),
     "handover.drain": ("7", ["7"], 7, 7.0),
@@ -75,6 +76,7 @@ SAMPLES: Mapping[str, tuple[str, list[str], Any, Any]] = {
         ["10.1.0.0/16", "fd01::1/128"],
     ),
     "redirect.listen": ("[::]:9", ["[::]:9"], "[::]:9", ("::", 9)),
+    "redirect.socket": ("/run/w.sock", ["/run/w.sock"], "/run/w.sock", Path("/run/w.sock")),
     "source.manifests": ('["a,b", "c"]', ["a,b", "c"], ["a,b", "c"], [Path("a,b"), Path("c")]),
     "source.kubeconfig": ("/k", ["/k"], "/k", Path("/k")),
     "caller.witness": ("off", ["off"], "off", "off"),
@@ -458,6 +460,15 @@ def test_in_a_pod_no_source_need_be_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     assert loaded("--node-name=n").settings.source.kubeconfig is None
     assert refused() == ["--node-name: the Kubernetes source watches the pods of one node; name it"]
+
+
+def test_the_agent_listens_where_the_redirect_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the redirect's port, whoever changes it, unless the operator names other addresses."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    flags = ("--node-name=n", "--redirect.port=8282")
+    assert loaded(*flags).settings.server.listen == [("169.254.170.254", 8282), ("fd00:a9fe:170::254", 8282)]
+    assert loaded(*flags, "--server.listen=127.0.0.1:9").settings.server.listen == [("127.0.0.1", 9)]
+    assert any(line.startswith("--redirect.port: ") for line in refused("--node-name=n", "--redirect.port=x"))
 
 
 def test_one_group_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,10 +75,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "metaproxy.port" -}}
 {{- $config := include "metaproxy.config" (index . 0) | fromYaml }}
 {{- $listen := (get $config (index . 1)).listen }}
-{{- if not (regexMatch ":[0-9]+$" $listen) }}
+{{- if not (regexMatch ":0*[1-9][0-9]*$" $listen) }}
 {{- fail (printf "config.%s.listen: %s has no port at which Prometheus could ask" (index . 1) $listen) }}
 {{- end }}
 {{- regexFind "[0-9]+$" $listen }}
+{{- end }}
+
+{{/* Whom the agent runs as: the image's user, unless the values say otherwise. */}}
+{{- define "metaproxy.user" -}}
+{{- dig "runAsUser" 65532 .Values.securityContext | int64 }}
+{{- end }}
+{{- define "metaproxy.group" -}}
+{{- dig "runAsGroup" 65532 .Values.securityContext | int64 }}
 {{- end }}
 
 {{/* The redirect's rights, and nothing else of root's. */}}
@@ -108,6 +116,10 @@ command: [metaproxy, redirect, {{ .verb }}]
 env:
 - name: METAPROXY_CONFIG
   value: /etc/metaproxy/config.yaml
+- name: METAPROXY_NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
 resources: {{- toYaml $.Values.redirect.resources | nindent 2 }}
 securityContext: {{- include "metaproxy.netAdmin" $ | nindent 2 }}
 volumeMounts:

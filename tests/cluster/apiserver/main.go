@@ -1,6 +1,7 @@
-// Command cluster is a real Kubernetes API server and the etcd below it in one
-// binary, for tests. The first argument says which of the two this process is;
-// everything after it goes to that program unchanged.
+// Command cluster is the control plane of the tests in one binary: a real
+// Kubernetes API server, the etcd below it, the scheduler, and those controllers
+// that a DaemonSet's life needs. The first argument says which of them this
+// process is; everything after it goes to that program unchanged.
 //
 // The process lives as long as its standard input: whoever starts it holds the
 // other end of a pipe, and however that one ends, this one ends too.
@@ -13,7 +14,8 @@ import (
 
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
-	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 
 	// Metrics and the JSON log format register themselves, as in the released binary.
 	_ "k8s.io/component-base/logs/json/register"
@@ -21,9 +23,11 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/version"
 )
 
+const programs = "kube-apiserver, etcd, kube-scheduler or controllers"
+
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: cluster kube-apiserver|etcd [option...]")
+		fmt.Fprintf(os.Stderr, "usage: cluster PROGRAM [option...]; PROGRAM is %s\n", programs)
 		os.Exit(2)
 	}
 	go func() {
@@ -34,11 +38,18 @@ func main() {
 	os.Args = append([]string{program}, os.Args[2:]...)
 	switch program {
 	case "kube-apiserver":
-		os.Exit(cli.Run(app.NewAPIServerCommand()))
+		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
 	case "etcd":
 		etcdmain.Main(os.Args)
+	case "kube-scheduler":
+		os.Exit(cli.Run(scheduler.NewSchedulerCommand()))
+	case "controllers":
+		if err := control(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	default:
-		fmt.Fprintf(os.Stderr, "unknown program %q: kube-apiserver or etcd\n", program)
+		fmt.Fprintf(os.Stderr, "unknown program %q: %s\n", program, programs)
 		os.Exit(2)
 	}
 }
