@@ -1,5 +1,7 @@
 """Pods that ask without end, each request checked: `python -m tests.fakes.load HOST PORT POD...` until a line comes in.
 
+With `--gently` first they leave the machine time for others: some fifty requests a second from each address.
+
 From each address some connections are made for each request, some are kept, until the answer says `Connection: close`,
 and some of these are mostly idle. A request on a connection that ends before its answer has failed, whatever a
 forgiving client would make of it.
@@ -24,6 +26,7 @@ ANSWER = b"HTTP/1.1 200 "
 WITNESS = b'"AccessKeyId"'
 
 PAUSES = {"fresh": 0.0, "kept": 0.004, "idle": 1.5}
+GENTLY = {"fresh": 0.04, "kept": 0.04, "idle": 1.5}
 """Seconds between two requests of a client: time for the other side to close what is kept, should it dare."""
 
 LONG = 5.0
@@ -35,8 +38,9 @@ SHOWN = 20
 class Load:
     """What was asked and what came of it."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, pauses: dict[str, float]) -> None:
         self.where = (host, port)
+        self.pauses = pauses
         self.stop = False
         self.done: Counter[str] = Counter()
         self.longest = 0.0
@@ -49,7 +53,7 @@ class Load:
                 await self._connection(pod, kind)
             except Exception as error:  # noqa: BLE001  that is what is counted
                 self.failed.append(f"{kind} from {pod}: {error!r}")
-            await asyncio.sleep(PAUSES[kind])
+            await asyncio.sleep(self.pauses[kind])
 
     async def _connection(self, pod: str, kind: str) -> None:
         loop = asyncio.get_running_loop()
@@ -67,7 +71,7 @@ class Load:
                 self.longest = max(self.longest, time.monotonic() - begun)
                 self.done[kind] += 1
                 if more:
-                    await asyncio.sleep(PAUSES[kind])
+                    await asyncio.sleep(self.pauses[kind])
         finally:
             made.close()
 
@@ -91,9 +95,9 @@ class Load:
         return lines.get(b"connection", b"keep-alive").lower() != b"close"
 
 
-async def main(host: str, port: str, *pods: str) -> None:
+async def main(host: str, port: str, *pods: str, pauses: dict[str, float] = PAUSES) -> None:
     """Ask until standard input says something."""
-    load, begun = Load(host, int(port)), time.monotonic()
+    load, begun = Load(host, int(port), pauses), time.monotonic()
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
 
@@ -105,7 +109,7 @@ async def main(host: str, port: str, *pods: str) -> None:
     print("begun", flush=True)
     async with asyncio.TaskGroup() as group:
         for pod in pods:
-            for kind in PAUSES:
+            for kind in pauses:
                 group.create_task(load.asking(pod, kind))
         await stopped.wait()
         load.stop = True
@@ -120,4 +124,5 @@ async def main(host: str, port: str, *pods: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(*sys.argv[1:]))
+    words = [word for word in sys.argv[1:] if word != "--gently"]
+    uvloop.run(main(*words, pauses=PAUSES if words == sys.argv[1:] else GENTLY))
