@@ -45,6 +45,7 @@ class Acceptor:
     """See the module. The socket is ours, and not blocking.
 
     `failed` is told why nothing can be accepted now; whether it has made room, so that the next try may be at once.
+    `latest` is when the last connection came, or the acceptor was made, on the loop's clock.
     """
 
     def __init__(self, listening: socket.socket, admit: Admit, failed: Callable[[OSError], bool]) -> None:
@@ -53,7 +54,13 @@ class Acceptor:
         self._admit = admit
         self._failed = failed
         self._again: asyncio.TimerHandle | None = None
+        self.latest = self._loop.time()
         self._resume()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is taken any more."""
+        return self._socket.fileno() < 0
 
     def close(self) -> None:
         """Take no more; also a second time."""
@@ -82,6 +89,7 @@ class Acceptor:
                 self._loop.remove_reader(self._socket.fileno())
                 self._again = self._loop.call_later(0 if self._failed(error) else PAUSE, self._resume)
                 return
+            self.latest = self._loop.time()
             protocol = self._admit(end, name)
             if protocol is None:
                 end.close()
