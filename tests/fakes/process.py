@@ -45,12 +45,14 @@ class AgentProcess:
         *,
         host: str | None = None,
         port: int = 8181,
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.host = host or own_address()
         self.url = f"http://{self.host}:{port}"
         self.admin = f"{self.host}:9181"
         self.log_file = folder / "agent.log"
         self.socket = folder / "admin.sock"
+        self._prefix = prefix
         self._arguments = (
             f"--server.listen={self.host}:{port}",
             "--server.accept-direct=true",
@@ -68,7 +70,7 @@ class AgentProcess:
         """Start it, with its log appended to what an earlier one left."""
         with self.log_file.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "metaproxy", "run", *self._arguments),
+                *(*self._prefix, sys.executable, "-m", "metaproxy", "run", *self._arguments),
                 env=self._environment,
                 stdout=log,
                 stderr=log,
@@ -173,10 +175,13 @@ async def until(what: str, reached: Callable[[], object], explain: Callable[[], 
 
 @asynccontextmanager
 async def running(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, prefix: tuple[str, ...] = ()
 ) -> AsyncIterator[AgentProcess]:
-    """An agent that was started, and is ended by SIGTERM with exit code 0 unless the test ended it."""
-    agent = AgentProcess(folder, arguments, environment or {})
+    """An agent that was started, and is ended by SIGTERM with exit code 0 unless the test ended it.
+
+    `prefix` begins the command that starts it.
+    """
+    agent = AgentProcess(folder, arguments, environment or {}, prefix=prefix)
     await agent.start()
     try:
         yield agent
