@@ -51,6 +51,9 @@ DETECT_PAUSE = (0.5, 30.0)
 """Seconds between two tries to learn who we are: from, and growing to."""
 
 
+FORMER_QUIET = 600.0
+"""Seconds without a connection after which a former port is given up: the redirect moves within seconds."""
+
 ADMIN_PAUSE = 2.0
 """Seconds until the operator's address, which somebody has, is tried again."""
 
@@ -210,6 +213,7 @@ class Agent:
             await succession.take()
             await self._open_admin()
         await self._listener.accept(await asyncio.to_thread(self._doors.of_pods, self._given))
+        await self._listener.accept(self._doors.former(self._given), quiet=FORMER_QUIET)
         log.info("listening", addresses=[f"{host}:{port}" for host, port in self.addresses], version=__version__)
         giving = None
         if succession is not None:

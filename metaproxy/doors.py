@@ -66,16 +66,32 @@ class Doors:
     def of_pods(self, given: dict[str, socket.socket]) -> dict[Address, socket.socket]:
         """Where pods are answered: what was given, which is taken out, and what is still missing.
 
+        What is missing may be in the way of what was given, as an address is of every address: then both are there.
+
         Raises:
             AddressTakenError: somebody has what is missing. OSError: it cannot be had.
         """
         ready = {each: given.pop(name) for each in self._listen if (name := pods(each)) in given}
+        ports = {each.getsockname()[1] for each in given.values() if each.family != socket.AF_UNIX}
+        missing = [each for each in self._listen if each not in ready]
+        bind = portgroup.beside if ports & {port for _, port in missing} else self._bind
         try:
-            return ready | self._of_pods([each for each in self._listen if each not in ready], self._bind)
+            return ready | self._of_pods(missing, bind)
         except OSError:
             for each in ready.values():
                 each.close()
             raise
+
+    def former(self, given: dict[str, socket.socket]) -> dict[Address, socket.socket]:
+        """Where pods were answered at other ports of the same addresses: they are led there until the redirect moves.
+
+        Taken out of what was given. What is left at other addresses was given up by the operator.
+        """
+        hosts = {host for host, _ in self._listen}
+        where = {name: each.getsockname()[:2] for name, each in given.items() if each.family != socket.AF_UNIX}
+        return {
+            address: given.pop(name) for name, address in where.items() if address[0] in hosts and name == pods(address)
+        }
 
     def of_operator(self, given: dict[str, socket.socket]) -> socket.socket | None:
         """Where the operator is answered: given, or made; None when that is nowhere, or not yet (`trouble`)."""

@@ -44,16 +44,17 @@ class AgentProcess:
         environment: Mapping[str, str],
         *,
         host: str | None = None,
+        port: int = 8181,
         prefix: tuple[str, ...] = (),
     ) -> None:
         self.host = host or own_address()
-        self.url = f"http://{self.host}:8181"
+        self.url = f"http://{self.host}:{port}"
         self.admin = f"{self.host}:9181"
         self.log_file = folder / "agent.log"
         self.socket = folder / "admin.sock"
         self._prefix = prefix
         self._arguments = (
-            f"--server.listen={self.host}:8181",
+            f"--server.listen={self.host}:{port}",
             "--server.accept-direct=true",
             f"--admin.listen={self.admin}",
             f"--upstream.url=http://{self.host}:9",

@@ -19,7 +19,7 @@ import pytest
 
 from metaproxy import arrival, handover, listener, portgroup, sockets
 from tests.component.test_listwatch_suite import write_kubeconfig
-from tests.fakes.agent import namespace_yaml, pod_yaml, write
+from tests.fakes.agent import ask, namespace_yaml, pod_yaml, write
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.process import ROLES, AgentProcess, until
 from tests.fakes.sts import FakeSts, Step
@@ -59,8 +59,8 @@ class Line:
         """The newest."""
         return self.agents[-1]
 
-    async def next(self, *arguments: str) -> AgentProcess:
-        """Start one more, with the first one's addresses."""
+    async def next(self, *arguments: str, port: int = 8181) -> AgentProcess:
+        """Start one more, with the first one's addresses, or pods' at another port."""
         self.started += 1
         folder = self.folder / str(self.started)
         folder.mkdir()
@@ -76,6 +76,7 @@ class Line:
             ),
             {},
             host=self.agents[0].host if self.agents else None,
+            port=port,
         )
         self.agents.append(agent)
         await agent.start()
@@ -91,9 +92,9 @@ class Line:
             *(pod_yaml("shop", name, address, role=role) for name, (role, address) in more.items()),
         )
 
-    async def follow(self, *arguments: str) -> AgentProcess:
+    async def follow(self, *arguments: str, port: int = 8181) -> AgentProcess:
         """Start one more, and wait until it has taken over."""
-        former, agent = self.now, await self.next(*arguments)
+        former, agent = self.now, await self.next(*arguments, port=port)
         await until("it has taken over", lambda: '"taken over"' in agent.log(), agent.log)
         await until("the former one knows", lambda: '"handed over"' in former.log(), former.log)
         return agent
@@ -481,6 +482,29 @@ async def test_a_state_that_cannot_be_read(tmp_path: Path) -> None:
             assert former.calls == ["rest True", "retire"]
             assert "cannot be used: a cold start on its sockets" in agent.log()
             assert len(upgrade.sts.calls()) == calls + SESSIONS
+
+
+async def test_another_port(tmp_path: Path) -> None:
+    """Pods are led to the former one until the redirect moves: both are answered, by who follows and a rollback too.
+
+    Pods ask at the first port all the time, and no request fails.
+    """
+    async with line(tmp_path) as upgrade, AsyncExitStack() as stack:
+        former = upgrade.now
+        await until_all_told(former)
+        calls = len(upgrade.sts.calls())
+        outcome = await stack.enter_async_context(load(former))
+        for port in (8182, 8182, 8181):
+            before, agent = upgrade.now, await upgrade.follow(port=port)
+            await agent.until_ready()
+            for url in (f"http://{agent.host}:8181", f"http://{agent.host}:8182"):
+                assert (await ask(url, PODS[0], ROLES))[:2] == (200, b"shop-web")
+            before.process.send_signal(signal.SIGTERM)
+        await stack.aclose()
+        told = outcome.result()
+        assert told["failed"] == []
+        assert min(told["fresh"], told["kept"], told["idle"]) > len(PODS)
+        assert len(upgrade.sts.calls()) == calls
 
 
 async def test_another_separate_role(tmp_path: Path) -> None:
