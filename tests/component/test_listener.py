@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,10 +48,14 @@ class Walk:
         self.held = asyncio.Event()
         self.release = asyncio.Event()
         self.hung_up = asyncio.Event()
+        self.closing: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.closed: asyncio.Task[None] | None = None
 
     async def __call__(self, request: Request) -> Answer:
-        """One answer."""
+        """One answer; the first begins what is to be begun while others wait."""
         self.requests.append(request)
+        if self.closing is not None and self.closed is None:
+            self.closed = asyncio.create_task(self.closing())
         if request.target == "/hold":
             await in_task()
             self.held.set()
@@ -943,6 +947,26 @@ async def test_closing_lets_held_requests_end() -> None:
         assert await held.rest() == b""
         async with asyncio.timeout(BOUND):
             await closing
+
+
+@pytest.mark.parametrize("retired", [False, True])
+async def test_closing_lets_requests_that_wait_for_their_turn_be_answered(retired: bool) -> None:
+    """They have come in time; that their address has asked much is no reason to lose them."""
+    async with bench(connections=512, connections_per_address=512, farewell=0.0) as b:
+        wires = [await b.dial() for _ in range(10 * TURN)]
+        for wire in wires:
+            assert (await wire.ask(get())).status == 200
+        if retired:
+            b.listener.retire()
+        b.walk.requests.clear()
+        b.walk.closing = b.listener.close
+        for wire in wires:
+            wire.writer.write(get("/last"))
+        for wire in wires:
+            assert (await wire.reply()).asked["target"] == "/last"
+            assert await wire.rest() == b""
+        assert b.walk.closed is not None
+        await b.walk.closed
 
 
 async def test_closing_does_not_wait_for_ever() -> None:
