@@ -56,12 +56,12 @@ _UNCOUNTED = """\
 """
 
 
-def page() -> str:
-    """`docs/clients.md`."""
-    found = list(results.read().values())
+def page(file: Path = results.FILE) -> str:
+    """`docs/clients.md`, from the outcomes in a file."""
+    found = list(results.read(file).values())
     clients = list(dict.fromkeys(one.client for one in sorted(found, key=lambda one: one.client.lower())))
     parts = [_HEAD.format(line=line(found)), _UNCOUNTED if any(one.again_requests is None for one in found) else ""]
-    parts += [_situations(), _clients(found, clients), _stubborn()]
+    parts += [_situations(), _clients(found, clients), _stubborn(), _excused()]
     parts += [_section(course, found, clients) for course in COURSES.values()]
     return "".join(parts)
 
@@ -79,12 +79,16 @@ def readme() -> str:
 
 
 def line(found: Sequence[Result]) -> str:
-    """What came of it in one sentence."""
-    entered = {client.name: client for chain in registry.toolchains() for client in chain.clients}
+    """What came of it in one sentence, and in a second one who was not tried, or not as they should be."""
+    entered = [client.name for chain in registry.toolchains() for client in chain.clients]
     good = [name for name in entered if _good(name, found)]
-    bad = sorted(set(entered) - set(good))
-    missing = f" Not: {', '.join(bad)}." if bad else ""
-    return f"{len(good)} of {len(entered)} clients do in {len(COURSES)} situations what they should.{missing}"
+    missing = {one.client for one in found if one.got is Got.MISSING}
+    untried = [name for name in entered if name in missing]
+    bad = [name for name in entered if name not in {*good, *missing}]
+    cells = sum(one.client in good for one in found)
+    whole = f"{len(good)} of {len(entered)} clients do in {len(COURSES)} situations what they should, in {cells} cells."
+    others = {"Not tried": untried, "Not as they should": bad}
+    return whole + "".join(f" {what}: {', '.join(names)}." for what, names in others.items() if names)
 
 
 def _good(name: str, found: Iterable[Result]) -> bool:
@@ -125,6 +129,13 @@ def _clients(found: Sequence[Result], clients: Iterable[str]) -> str:
     head = "| client | version | cells | shows a token | most requests | most seconds |\n|---|---|---|---|---|---|\n"
     text = "Most requests and seconds are those of a first call that ended with credentials."
     return f"\n## Clients\n\n{text}\n\n{head}{''.join(rows)}"
+
+
+def _excused() -> str:
+    rows = [f"| {name} | {why} |\n" for name, why in registry.excuses(registry.toolchains()).items()]
+    text = "A client that is missing makes the matrix fail, unless it is excused by name: "
+    table = f"these are.\n\n| client | why |\n|---|---|\n{''.join(rows)}" if rows else "none is.\n"
+    return f"\n## Clients that may be missing\n\n{text}{table}"
 
 
 def _stubborn() -> str:
