@@ -26,7 +26,7 @@ ANSWER = b"HTTP/1.1 200 "
 WITNESS = b'"AccessKeyId"'
 
 PAUSES = {"fresh": 0.0, "kept": 0.004, "idle": 1.5}
-GENTLY = {"fresh": 0.04, "kept": 0.04, "idle": 1.5}
+GENTLY = {"fresh": 0.04, "kept": 0.04, "idle": 8.0}
 """Seconds between two requests of a client: time for the other side to close what is kept, should it dare."""
 
 LONG = 5.0
