@@ -23,6 +23,8 @@ PAUSE = 0.1
 
 _PASSING = frozenset(
     {
+        errno.EAGAIN,
+        errno.EINTR,
         errno.ECONNABORTED,
         errno.EPERM,
         errno.EPROTO,
@@ -35,7 +37,7 @@ _PASSING = frozenset(
         errno.ENETUNREACH,
     }
 )
-"""What accept(2) says of one connection that came to nothing: the next may do better."""
+"""What accept(2) says of one connection that came to nothing, or to another process: the next may do better."""
 
 Admit = Callable[[socket.socket, Any], asyncio.Protocol | None]
 """Given a connection's socket and the address of its peer: what speaks on it; None when it is to be closed at once."""
@@ -53,6 +55,8 @@ class Acceptor:
         self._admit = admit
         self._failed = failed
         self._again: asyncio.TimerHandle | None = None
+        self._queue = select.poll()
+        self._queue.register(listening, select.POLLIN)
         self._resume()
 
     def close(self) -> None:
@@ -71,27 +75,24 @@ class Acceptor:
         for _ in range(BATCH):
             try:
                 end, name = self._socket.accept()
-            except (BlockingIOError, InterruptedError):
-                return
             except OSError as error:
-                if error.errno in _PASSING:
-                    continue
-                if not self._waited_for():
-                    # Without descriptors accept(2) fails before it looks whether anybody is there.
+                if error.errno not in _PASSING:
+                    self._pause(error)
                     return
-                self._loop.remove_reader(self._socket.fileno())
-                self._again = self._loop.call_later(0 if self._failed(error) else PAUSE, self._resume)
-                return
-            protocol = self._admit(end, name)
-            if protocol is None:
-                end.close()
             else:
-                self._hand(end, protocol)
+                protocol = self._admit(end, name)
+                if protocol is None:
+                    end.close()
+                else:
+                    self._hand(end, protocol)
+            # Asked before, for an exception costs several times as much; and a process without descriptors is told of
+            # that even where nobody waits.
+            if not self._queue.poll(0):
+                return
 
-    def _waited_for(self) -> bool:
-        looking = select.poll()
-        looking.register(self._socket, select.POLLIN)
-        return bool(looking.poll(0))
+    def _pause(self, error: OSError) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        self._again = self._loop.call_later(0 if self._failed(error) else PAUSE, self._resume)
 
     def _hand(self, end: socket.socket, protocol: asyncio.Protocol) -> None:
         try:

@@ -118,7 +118,7 @@ class Agent:
             )
         self.listening = asyncio.Event()
         self.admin = Admin(
-            registry=self.metrics.registry,
+            metrics=self.metrics,
             checks={
                 "pods": lambda: None if self._finder.pods_synced else f"no list yet: {self._source.status()}",
                 "namespaces": lambda: None if self._finder.namespaces_synced else "no list yet",

@@ -19,7 +19,7 @@ class Party(Generic[MemberT]):
     """What one address has: all its `members`, and of these the `silent` ones, which never spoke, longest first."""
 
     members: set[MemberT] = field(default_factory=set)
-    silent: OrderedDict[MemberT, None] = field(default_factory=OrderedDict)
+    silent: dict[MemberT, None] = field(default_factory=dict)
 
 
 class Place(NamedTuple, Generic[MemberT]):

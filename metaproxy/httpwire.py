@@ -123,6 +123,7 @@ class Reader:
             token=fields.get(_TOKEN),
             ttl=fields.get(_TTL),
             forwarded=_FORWARDED in fields,
+            host=fields.get(_HOST),
         )
         self.asked.append(Asked(request, parser.should_keep_alive(), version == "1.0", self._size))
         self._pending = 0
@@ -141,7 +142,7 @@ class Reader:
 
 def rendered(answer: Answer, asked: Asked, date: str) -> bytes:
     """The bytes of an answer; `date` is the present moment as HTTP writes it. HEAD gets no body (S11)."""
-    head = _head(answer.status, answer.content_type, answer.ttl, answer.retry_after)
+    head = _head(answer.status, answer.content_type, answer.headers, answer.ttl, answer.retry_after)
     kept = "" if asked.keep and not asked.old else f"Connection: {'keep-alive' if asked.keep else 'close'}\r\n"
     end = f"{head}{kept}Date: {date}\r\nContent-Length: {len(answer.body)}\r\n\r\n".encode("latin-1")
     return end if asked.request.method == "HEAD" else end + answer.body
@@ -157,8 +158,11 @@ _NOTHING = Asked(Request(method="GET", target="", peer=""), keep=False)
 
 
 @lru_cache(maxsize=256)
-def _head(status: int, content_type: str, ttl: int | None, retry_after: int | None) -> str:
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Type: {content_type}", "Server: EC2ws"]
+def _head(
+    status: int, content_type: str, headers: tuple[tuple[str, str], ...], ttl: int | None, retry_after: int | None
+) -> str:
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Type: {content_type}"]
+    lines += [f"{name}: {value}" for name, value in headers]
     if ttl is not None:
         lines.append(f"X-Aws-Ec2-Metadata-Token-Ttl-Seconds: {ttl}")
     if retry_after is not None:

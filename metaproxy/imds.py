@@ -84,7 +84,10 @@ NONE = Profile(exact=frozenset())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request, as far as anything here looks at it. `peer` is the socket's address in canonical spelling."""
+    """A request, as far as anything here looks at it. `peer` is the socket's address in canonical spelling.
+
+    `host` is what the client calls us, which says nothing: only who shows the operator's pages looks at it.
+    """
 
     method: str
     target: str
@@ -92,17 +95,22 @@ class Request:
     token: str | None = None
     ttl: str | None = None
     forwarded: bool = False
+    host: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer: HEAD requests get it without its body. `ttl` is told in the token header when a token was at work."""
+    """An answer: HEAD requests get it without its body. `ttl` is told in the token header when a token was at work.
+
+    `headers` are those that depend on nothing: of answers to pods EC2's name (S11).
+    """
 
     status: int
     body: bytes
     content_type: str = TEXT
     ttl: int | None = None
     retry_after: int | None = None
+    headers: tuple[tuple[str, str], ...] = (("Server", "EC2ws"),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

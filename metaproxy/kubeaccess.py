@@ -51,6 +51,12 @@ def _without_models() -> Iterator[None]:
             del sys.modules[package.__name__]
 
 
+try:
+    Path.home()
+except RuntimeError:
+    # The library asks for it when it is imported, and a container may tell neither a home nor a user that has one.
+    os.environ["HOME"] = "/"
+
 with _without_models():
     from kubernetes_asyncio.client.configuration import Configuration
     from kubernetes_asyncio.config.config_exception import ConfigException

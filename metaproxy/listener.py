@@ -87,7 +87,7 @@ class Listener:
         self._turns: Turns[Connection] = Turns(TURN)
         self._nobody = asyncio.Event()
         self._limit = LogLimit()
-        self._open = metrics.gauge(f"{name}_connections")
+        metrics.gauge(f"{name}_connections").set_function(lambda: self.size)
         self._refused = {
             reason: metrics.counter(f"{name}_connections_refused_total", reason=reason.value)
             for reason in (Reason.TOO_MANY_CONNECTIONS, Reason.CROWDED_OUT, Reason.NOT_REDIRECTED)
@@ -164,7 +164,6 @@ class Listener:
             self._crowd_out(place.instead_of)
         connection = Connection(self, peer)
         connection.party = self._crowd.add(peer, connection)
-        self._open.inc()
         if not self._sweeping:
             self._sweeping = True
             self.loop.call_later(self._sweep_every, self._sweep)
@@ -214,6 +213,11 @@ class Listener:
         if not self._turns.over():
             self.loop.call_soon(self._next_turn)
 
+    @property
+    def size(self) -> int:
+        """How many connections are open."""
+        return self._crowd.size
+
     def refusal(self, peer: str) -> tuple[Reason, int] | None:
         """Why a connection of the address was last refused, and how many were; None if none was."""
         return self._refusals.get(peer)
@@ -232,10 +236,8 @@ class Listener:
 
     def closed(self, connection: Connection) -> None:
         """A connection ended, or counts no more."""
-        if self._crowd.remove(connection.peer, connection):
-            self._open.dec()
-            if not self._crowd.size:
-                self._nobody.set()
+        if self._crowd.remove(connection.peer, connection) and not self._crowd.size:
+            self._nobody.set()
 
     def reset(self, address: str) -> None:
         """Whoever has the address now did not open its connections: cut them, and send nothing again on them."""

@@ -81,6 +81,8 @@ class PeerRules:
                 chosen["anchored"] = value != "true"
             elif name == "auto-discover-default-role":
                 chosen["node_role"] = value == "true"
+        if chosen.get("node_role"):
+            chosen.pop("base", None)  # what is discovered with the role takes the place of what was given
         if chosen.get("base"):
             try:
                 chosen["base"] = BaseArn.parse(chosen["base"]).arn

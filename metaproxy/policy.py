@@ -6,18 +6,14 @@ Must not know: where facts came from, STS, HTTP, the clock.
 Total: whatever stands in an annotation, the answer is a Grant or a Denial, and hurts only the pods it stands on.
 """
 
-import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-import re2
-
 from metaproxy.caller import ALLOWED_ROLES, EXTERNAL_ID, IMDS_TOKENS, PERMITTED, ROLE, SESSION_NAME, Namespace, Pod
 from metaproxy.errors import Reason
+from metaproxy.patterns import PatternError, expression, glob, patterns_in
 from metaproxy.roles import (
-    PARTITION,
     AssumeRole,
     BaseArn,
     RoleArn,
@@ -29,67 +25,6 @@ from metaproxy.roles import (
     source_identity,
     tag_value,
 )
-
-PATTERN_LIMIT = 4096
-"""Characters that a pattern of a namespace may have: what a person can still read."""
-
-LIST_LIMIT = 32_768
-"""Characters that a namespace's list of patterns may have."""
-
-LIST_COUNT_LIMIT = 512
-"""Patterns that a namespace's list may have: more would hold up everybody's requests while they are compiled."""
-
-_RE2 = re2.Options()
-_RE2.max_mem = 1 << 20  # a pattern that needs more is refused, not served
-_RE2.log_errors = False
-
-_EXPLICIT = re.compile(rf"arn:{PARTITION}:iam::[0-9]{{12}}:role/.*", re.ASCII | re.DOTALL)
-
-
-class PatternError(ValueError):
-    """A pattern that cannot be used: says which and why."""
-
-
-@lru_cache(maxsize=1024)
-def _expression(pattern: str) -> "re2._Regexp[str]":
-    """A kiam expression, compiled once. RE2: kiam's own dialect, and no input can make it slow.
-
-    Raises:
-        PatternError: it is no expression.
-    """
-    if len(pattern) > PATTERN_LIMIT:
-        raise PatternError(f"an expression has at most {PATTERN_LIMIT} characters")
-    try:
-        return re2.compile(pattern, _RE2)
-    except (re2.error, ValueError) as error:
-        raise PatternError("it is not a valid RE2 expression") from error
-
-
-@lru_cache(maxsize=1024)
-def _glob(pattern: str) -> "re2._Regexp[str]":
-    """A glob over whole ARNs: `*` is any text without a slash (kube2iam's crosses slashes, and so accounts' paths).
-
-    Raises:
-        PatternError: partition or account are not written out.
-    """
-    if len(pattern) > PATTERN_LIMIT:
-        raise PatternError(f"a pattern has at most {PATTERN_LIMIT} characters")
-    if _EXPLICIT.fullmatch(pattern) is None:
-        raise PatternError("a pattern for ARNs names its partition and account: arn:aws:iam::ACCOUNT:role/…")
-    try:
-        return re2.compile("[^/]*".join(re2.escape(part) for part in pattern.split("*")), _RE2)
-    except (re2.error, ValueError) as error:  # a lone surrogate, which JSON can spell; too many stars
-        raise PatternError("the pattern cannot be compiled") from error
-
-
-def allow_pattern(text: str) -> str:
-    """The text, if it can be one of the operator's allow patterns.
-
-    Raises:
-        PatternError: it cannot.
-    """
-    _glob(text)
-    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +129,7 @@ def _wanted(pod: Pod, rules: Rules) -> tuple[RoleArn, str]:
 
 def _permitted(role: RoleArn, pod: Pod, namespace: Namespace | None, rules: Rules) -> str:
     """What permits the role: every rule that is there must."""
-    if rules.allow and not any(_glob(pattern).fullmatch(role.arn) for pattern in rules.allow):
+    if rules.allow and not any(glob(pattern).fullmatch(role.arn) for pattern in rules.allow):
         raise _denied(
             Reason.NOT_ALLOWED,
             403,
@@ -238,7 +173,7 @@ def _permitted_by_expression(role: RoleArn, namespace: Namespace) -> bool:
     if pattern is None:
         return False
     try:
-        met = _expression(pattern).fullmatch(role.arn)
+        met = expression(pattern).fullmatch(role.arn)
     except PatternError as error:
         raise _malformed(namespace, PERMITTED, error) from error
     if not met:
@@ -252,34 +187,19 @@ def _permitted_by_list(role: RoleArn, namespace: Namespace, base: BaseArn | None
     if text is None:
         return False
     try:
-        patterns = _patterns(text)
+        patterns = patterns_in(text)
         names = [pattern.removeprefix("/") for pattern in patterns if not pattern.startswith("arn:")]
         # All of them before any is asked: whether a list can be used does not depend on its order or on the role.
-        globs = [_glob(pattern) for pattern in patterns if pattern.startswith("arn:")]
-        globs += [_glob(f"{base.arn}{name}") for name in names] if base else []
+        globs = [glob(pattern) for pattern in patterns if pattern.startswith("arn:")]
+        globs += [glob(f"{base.arn}{name}") for name in names] if base else []
     except PatternError as error:
         raise _malformed(namespace, ALLOWED_ROLES, error) from error
-    met = any(glob.fullmatch(role.arn) for glob in globs)
+    met = any(each.fullmatch(role.arn) for each in globs)
     if not met and names and base is None:
         raise _no_base(f"namespace annotation {ALLOWED_ROLES}")
     if not met:
         raise _not_permitted(role, namespace, ALLOWED_ROLES, "a name or pattern for it (* does not cross a slash)")
     return True
-
-
-@lru_cache(maxsize=1024)
-def _patterns(text: str) -> tuple[str, ...]:
-    if len(text) > LIST_LIMIT:
-        raise PatternError(f"a list has at most {LIST_LIMIT} characters")
-    try:
-        patterns = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PatternError("it is not JSON") from error
-    if not isinstance(patterns, list) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise PatternError("it is not a list of texts")
-    if len(patterns) > LIST_COUNT_LIMIT:
-        raise PatternError(f"a list has at most {LIST_COUNT_LIMIT} patterns")
-    return tuple(patterns)
 
 
 def _call(role: RoleArn, pod: Pod, rules: Rules) -> AssumeRole:

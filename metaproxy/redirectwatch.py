@@ -162,7 +162,7 @@ async def until_signal(redirect: Redirect, backend: str, listen: tuple[str, int]
     watch, turn = Watch(redirect, metrics), Turn()
     waiting = True
     admin = Admin(
-        registry=metrics.registry,
+        metrics=metrics,
         # While another watch keeps the redirect, this one has nothing to answer for: it is what an upgrade waits for.
         checks={"redirect": lambda: None if waiting else watch.trouble},
         details=lambda: {

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from metaproxy.imds import Profile
-from metaproxy.policy import allow_pattern
+from metaproxy.patterns import allow_pattern
 from metaproxy.roles import TAG_COUNT_LIMIT, TAG_KEY_LIMIT, BaseArn, RoleArn, fields_of, resolve
 
 TEMPLATE_FIELDS = frozenset({"namespace", "workload", "pod", "service_account", "node", "cluster", "uid"})

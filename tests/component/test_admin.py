@@ -5,16 +5,14 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
-from prometheus_client import CollectorRegistry, Counter
 
-from metaproxy.admin import Admin
+from metaproxy.admin import CONNECTIONS, CONNECTIONS_PER_ADDRESS, Admin
+from metaproxy.imds import Request
 from metaproxy.sockets import listening
+from metaproxy.telemetry import REDIRECT_METRICS, Metrics
 from metaproxy.unixsocket import UnixSocket
 
 KNOWN: Mapping[str, Any] = {"pod": {"namespace": "shop", "name": "web"}}
@@ -26,10 +24,10 @@ class World:
     def __init__(self) -> None:
         self.trouble: str | None = None
         self.asked: list[tuple[str, str]] = []
-        registry = CollectorRegistry()
-        Counter("metaproxy_things", "Things.", registry=registry).inc()
+        self.metrics = Metrics()
+        self.metrics.counter("events_total", outcome="sent").inc()
         self.admin = Admin(
-            registry=registry,
+            metrics=self.metrics,
             checks={"pods": lambda: self.trouble, "listener": lambda: None},
             details=lambda: {"base ARN": "arn:aws:iam::123456789012:role/"},
             explain=self.explain,
@@ -113,7 +111,7 @@ async def test_metrics(world: World) -> None:
     status, text = await world.get("/metrics")
 
     assert status == 200
-    assert "metaproxy_things_total 1.0" in text
+    assert 'metaproxy_events_total{outcome="sent"} 1.0' in text
 
 
 @pytest.mark.parametrize(
@@ -179,7 +177,7 @@ async def test_the_document(world: World) -> None:
 
 async def test_no_status_where_there_is_none() -> None:
     """The redirect's own listener has no pods to tell of."""
-    admin = Admin(registry=CollectorRegistry(), checks={}, details=dict, explain=lambda _key, _value: None)
+    admin = Admin(metrics=Metrics(REDIRECT_METRICS), checks={}, details=dict, explain=lambda _key, _value: None)
     await admin.open([listening("127.0.0.1", 0, backlog=16, free=False)])
     host, port = admin.address
     async with aiohttp.ClientSession() as session, session.get(f"http://{host}:{port}/status") as response:
@@ -219,7 +217,7 @@ async def test_who_names_nobody_is_no_browser(world: World) -> None:
     writer.close()
     await writer.wait_closed()
 
-    assert answer.startswith(b"HTTP/1.0 200 OK")
+    assert answer.startswith(b"HTTP/1.1 200 OK")
 
 
 async def test_a_foreign_name_may_read_metrics(world: World) -> None:
@@ -230,21 +228,10 @@ async def test_a_foreign_name_may_read_metrics(world: World) -> None:
 
 @pytest.mark.parametrize("path", PRIVATE)
 async def test_who_comes_from_afar_is_refused(path: str) -> None:
-    """By the peer of the socket; a header that names another says nothing."""
+    """By the peer of the socket; the name that it is asked by says nothing."""
     world = World()
-    await world.admin.open([])
-    app = world.admin._runner.app if world.admin._runner else None
-    assert app is not None
-    transport = Mock(spec=asyncio.Transport)
-    transport.get_extra_info = lambda name, default=None: ("10.9.8.7", 4711) if name == "peername" else default
-    request = make_mocked_request(
-        "GET", path, headers={"Host": "127.0.0.1", "X-Forwarded-For": "127.0.0.1"}, app=app, transport=transport
-    )
-    match = await app.router.resolve(request)
-    answer = await match.handler(request)
-    await world.admin.close()
+    answer = await world.admin.answer(Request(method="GET", target=path, peer="10.9.8.7", host="127.0.0.1"))
 
-    assert isinstance(answer, web.Response)
     assert answer.status == 403
     assert world.asked == []
 
@@ -264,3 +251,68 @@ async def test_a_unix_socket_is_this_machine(tmp_path: Path) -> None:
     await world.admin.close()
     await asyncio.to_thread(own.remove)
     assert not (tmp_path / "admin").exists()
+
+
+# HTTP.
+
+
+async def test_head_is_get_without_the_body(world: World) -> None:
+    """As probes ask."""
+    host, port = world.admin.address
+    async with aiohttp.ClientSession() as session:
+        for path, status in (("/livez", 200), ("/readyz", 200), ("/status", 200), ("/explain", 400), ("/none", 404)):
+            async with session.head(f"http://{host}:{port}{path}") as response:
+                assert (response.status, await response.read()) == (status, b"")
+                assert int(response.headers["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize("path", ["/none", "/livez/", "//livez", "/status/x", "/%6civez"])
+async def test_what_is_not_there(world: World, path: str) -> None:
+    """404, in plain text."""
+    answer = await world.admin.answer(Request(method="GET", target=path, peer="127.0.0.1"))
+
+    assert (answer.status, answer.body, answer.content_type) == (404, b"404: Not Found", "text/plain; charset=utf-8")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+async def test_nothing_can_be_changed(world: World, method: str) -> None:
+    """405, with what may be asked; what stands in the request goes nowhere."""
+    host, port = world.admin.address
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, f"http://{host}:{port}/metrics", data=b"x" * 1000) as response,
+    ):
+        assert (response.status, response.headers["Allow"]) == (405, "GET,HEAD")
+        assert await response.text() == "405: Method Not Allowed"
+
+
+async def test_answers_do_not_look_like_ec2s(world: World) -> None:
+    """It is an agent that is asked here, and nobody takes it for the metadata service."""
+    _, headers, _ = await world.get_all("/livez")
+
+    assert "Server" not in headers
+    assert headers["Content-Type"] == "text/plain; charset=utf-8"
+
+
+@pytest.mark.sockets
+async def test_a_crowd_stops_nobody(tmp_path: Path) -> None:
+    """Silent connections of one address: neither another address, nor the socket, nor itself is shut out."""
+    world = World()
+    own = await asyncio.to_thread(UnixSocket, tmp_path / "admin", backlog=16)
+    await world.admin.open([listening("127.0.0.1", 0, backlog=256, free=False), own.socket])
+    crowd = [await asyncio.open_connection(*world.admin.address, local_addr=("127.0.0.2", 0)) for _ in range(200)]
+    assert await world.get("/livez") == (200, "ok\n")
+    reader, writer = await asyncio.open_connection(*world.admin.address, local_addr=("127.0.0.2", 0))
+    writer.write(b"GET /livez HTTP/1.0\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
+    connector = aiohttp.UnixConnector(str(tmp_path / "admin"))
+    async with aiohttp.ClientSession(connector=connector) as session, session.get("http://localhost/metrics") as told:
+        text = await told.text()
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert CONNECTIONS_PER_ADDRESS <= float(lines["metaproxy_admin_connections"]) <= CONNECTIONS
+    refused = lines['metaproxy_admin_connections_refused_total{reason="TooManyConnections"}']
+    assert float(refused) >= 200 - CONNECTIONS_PER_ADDRESS
+    for _, end in (*crowd, (reader, writer)):
+        end.close()
+    await world.admin.close()
+    await asyncio.to_thread(own.remove)

@@ -227,6 +227,7 @@ async def test_the_walk_is_told_what_was_asked() -> None:
             "token": "T",
             "ttl": "60",
             "forwarded": False,
+            "host": "169.254.169.254",
         }
 
 
@@ -733,17 +734,17 @@ async def test_a_crowd_gives_way_to_a_neighbour() -> None:
 async def test_one_that_was_only_just_accepted_gives_way_too() -> None:
     """Before the loop has made anything of it: a burst that is accepted in one turn."""
     async with bench(connections=2) as b:
-        burst = [await b.dial() for _ in range(2)]
-        pods = [
-            socket.create_connection(b.listener.addresses[0], source_address=(f"127.0.0.{last}", 0))
-            for last in range(10, 18)
-        ]
-        last = await b.dial("127.0.0.99")
-        assert (await last.ask(get())).status == 200
-        await b.until(lambda: b.connections == 2)
-        for pod in pods:
-            pod.close()
-        assert [await wire.rest() for wire in burst] == [b"", b""]
+        early = [await b.dial() for _ in range(2)]
+        where = b.listener.addresses[0]
+        burst = [socket.create_connection(where, source_address=(f"127.0.0.{last}", 0)) for last in range(10, 18)]
+        latest = await b.dial("127.0.0.99")
+        assert (await latest.ask(get())).status == 200
+        assert b.connections == 2
+        for each in burst[:-1]:
+            each.setblocking(False)
+            b.wires.append(Wire(*await asyncio.open_connection(sock=each)))
+        assert [await wire.rest() for wire in (*early, *b.wires[3:])] == [b""] * 9
+        burst[-1].close()
 
 
 async def test_one_address_has_so_much_of_a_turn() -> None:

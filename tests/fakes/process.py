@@ -38,12 +38,19 @@ class AgentProcess:
     """A running `metaproxy run`."""
 
     def __init__(
-        self, folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str], *, host: str | None = None
+        self,
+        folder: Path,
+        arguments: tuple[str, ...],
+        environment: Mapping[str, str],
+        *,
+        host: str | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.host = host or own_address()
         self.url = f"http://{self.host}:8181"
         self.admin = f"{self.host}:9181"
         self.log_file = folder / "agent.log"
+        self._prefix = prefix
         self._arguments = (
             f"--server.listen={self.host}:8181",
             "--server.accept-direct=true",
@@ -61,7 +68,7 @@ class AgentProcess:
         """Start it, with its log appended to what an earlier one left."""
         with self.log_file.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "metaproxy", "run", *self._arguments),
+                *(*self._prefix, sys.executable, "-m", "metaproxy", "run", *self._arguments),
                 env=self._environment,
                 stdout=log,
                 stderr=log,
@@ -154,10 +161,13 @@ async def until(what: str, reached: Callable[[], object], explain: Callable[[], 
 
 @asynccontextmanager
 async def running(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, prefix: tuple[str, ...] = ()
 ) -> AsyncIterator[AgentProcess]:
-    """An agent that was started, and is ended by SIGTERM with exit code 0 unless the test ended it."""
-    agent = AgentProcess(folder, arguments, environment or {})
+    """An agent that was started, and is ended by SIGTERM with exit code 0 unless the test ended it.
+
+    `prefix` begins the command that starts it.
+    """
+    agent = AgentProcess(folder, arguments, environment or {}, prefix=prefix)
     await agent.start()
     try:
         yield agent

@@ -88,12 +88,20 @@ def _the_readme(desk: Desk, typed: Typed) -> None:
         assert any(line.startswith("ok ") and " roles " in line for line in table.splitlines()), table
 
 
-@pytest.mark.runs("docs/doctor.md", "metaproxy doctor", "metaproxy doctor --json", "metaproxy doctor --compat …")
+@pytest.mark.runs(
+    "docs/doctor.md",
+    "metaproxy doctor",
+    "metaproxy doctor --node",
+    "metaproxy doctor --json",
+    "metaproxy doctor --compat …",
+)
 async def test_the_doctors_page(desk: Desk, typed: Typed) -> None:
-    """As a table, for a program, and compared with a peer."""
+    """As a table, of the node alone, for a program, and compared with a peer."""
     desk.environment["METAPROXY_SOURCE__MANIFESTS"] = "pods.yaml"
     table = await asyncio.to_thread(desk.type, typed("metaproxy doctor"), 0, 1)
     assert " own-identity " in table
+    node = await asyncio.to_thread(desk.type, typed("metaproxy doctor --node"), 0, 1)
+    assert "not made: own-identity" in node
     said = json.loads(await asyncio.to_thread(desk.type, typed("metaproxy doctor --json"), 0, 1))
     assert "compat" not in {finding["check"] for finding in said["findings"]}
     compared = await asyncio.to_thread(desk.type, typed("metaproxy doctor --compat …"), 0, 1)

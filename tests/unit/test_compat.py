@@ -372,6 +372,7 @@ def test_a_namespace_that_is_not_there() -> None:
         ("kube2iam", ["--namespace-restrictions"], {"restricted": True}),
         ("kube2iam", ["--namespace-restriction-format=RegExp"], {"expressions": True}),
         ("kube2iam", ["--auto-discover-default-role", "--node=n"], {"node_role": True}),
+        ("kube2iam", [f"--base-role-arn={ACCOUNT}x/", "--auto-discover-default-role"], {"node_role": True}),
         ("kube2iam", ["--iam-role-key=a", "--iam-external-id=b"], {"role_key": "a", "external_id_key": "b"}),
         ("kube2iam", ["--namespace-key=c"], {"namespace_key": "c"}),
     ],

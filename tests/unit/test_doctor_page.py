@@ -16,7 +16,7 @@ from metaproxy.settingsources import Parser, load_some
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "doctor.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("metaproxy ")]
 ROW = re.compile(r"^\| (.+?) \| (.+) \| (.+) \|$", re.MULTILINE)
 
 
@@ -45,7 +45,8 @@ def test_its_commands(command: str) -> None:
     assert (name, verb) == ("metaproxy", "doctor")
     mine, _, theirs = " ".join(words).partition("-- ")
     parser = Parser("metaproxy doctor", Settings)
-    parser.add_argument("--json", action="store_true")
+    for option in ("--json", "--node"):
+        parser.add_argument(option, action="store_true")
     parser.add_argument("--compat")
     options, flags = parser.read(mine.split())
     load_some(Settings, flags, *GROUPS)

@@ -44,8 +44,12 @@ def head(*lines: bytes) -> bytes:
 def test_what_is_looked_at() -> None:
     """Method, raw target, peer, token, life, and whether something forwarded it; a trailer comes too late."""
     put, get = read(PUT + GET)
-    assert put.request == Request(method="PUT", target="/latest/api/token", peer=PEER, ttl="21600")
-    assert get.request == Request(method="GET", target="/latest/%2e?a=b", peer=PEER, token="T", forwarded=True)
+    assert put.request == Request(
+        method="PUT", target="/latest/api/token", peer=PEER, ttl="21600", host="169.254.169.254"
+    )
+    assert get.request == Request(
+        method="GET", target="/latest/%2e?a=b", peer=PEER, token="T", forwarded=True, host="x"
+    )
     assert put.keep
     assert get.keep
 

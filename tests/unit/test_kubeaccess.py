@@ -44,3 +44,16 @@ assert sys.modules["kubernetes_asyncio.client"] is before
 assert metaproxy.kubeaccess.Configuration is before.Configuration
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_user_without_a_home() -> None:
+    """As in a container whose user nobody knows: the library asks for it when it is imported."""
+    program = """
+import os, pwd
+os.environ.pop("HOME", None)
+def getpwuid(number):
+    raise KeyError(number)
+pwd.getpwuid = getpwuid
+import metaproxy.kubeaccess
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -9,7 +9,7 @@ import re2
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from metaproxy import policy
+from metaproxy import patterns
 from metaproxy.caller import (
     ALLOWED_ROLES,
     EXTERNAL_ID,
@@ -23,7 +23,8 @@ from metaproxy.caller import (
     Pod,
 )
 from metaproxy.errors import Reason
-from metaproxy.policy import Denial, Grant, PatternError, Rules, allow_pattern, decide, is_role, tokens_required
+from metaproxy.patterns import PatternError, allow_pattern
+from metaproxy.policy import Denial, Grant, Rules, decide, is_role, tokens_required
 from metaproxy.roles import BaseArn, RoleArn
 
 ACCOUNT = "arn:aws:iam::123456789012:role/"
@@ -273,9 +274,9 @@ def test_expressions_are_compiled_once() -> None:
     """Not per request, as kiam does."""
     expression = ".*/compiled-once"
     decide(pod(), team(permitted=expression), RULES)
-    before = policy._expression.cache_info()
+    before = patterns.expression.cache_info()
     decide(pod("other"), team(permitted=expression), RULES)
-    after = policy._expression.cache_info()
+    after = patterns.expression.cache_info()
     assert (after.misses, after.hits) == (before.misses, before.hits + 1)
 
 
@@ -341,8 +342,8 @@ def test_vector_38_globs(pattern: str, role: str, met: bool) -> None:
 )
 def test_vector_38_the_account_is_written_out(pattern: str) -> None:
     """A pattern for ARNs that leaves partition or account open is malformed, for namespaces and for the operator."""
-    for patterns in ([pattern], [pattern, "web"], ["web", pattern], [f"{ACCOUNT}web", pattern]):
-        denial = denied(pod(), team(allowed=patterns))
+    for listed in ([pattern], [pattern, "web"], ["web", pattern], [f"{ACCOUNT}web", pattern]):
+        denial = denied(pod(), team(allowed=listed))
         assert (denial.reason, denial.status) == (Reason.NAMESPACE_MALFORMED, 403)
         assert ALLOWED_ROLES in denial.message
     with pytest.raises(PatternError):
@@ -391,7 +392,7 @@ def test_patterns_that_cannot_be_compiled_are_malformed(monkeypatch: pytest.Monk
     """A pattern for which RE2 needs more memory than it is given is refused, not served and not raised."""
     options = re2.Options()
     options.max_mem, options.log_errors = 300, False
-    monkeypatch.setattr(policy, "_RE2", options)
+    monkeypatch.setattr(patterns, "_RE2", options)
     with pytest.raises(PatternError):
         allow_pattern(f"{ACCOUNT}{'*a' * 700}")
 
