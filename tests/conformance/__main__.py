@@ -177,6 +177,7 @@ async def _play(stage: Stage, post: Post, job: Job, *, verbose: bool) -> tuple[R
     finally:
         await cell.close()
     if broken:
+        print(f"---- {client.name}, {situation.name}, {job.tokens}: {broken[0]}", flush=True)
         calls = cell.calls or [Call(Got.NOTHING)]
         return _judged(client, situation.name, job.tokens, situation.expected, calls, verbose=verbose)[0], broken
     return _judged(client, situation.name, job.tokens, situation.expected, cell.calls, verbose=verbose)
