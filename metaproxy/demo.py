@@ -39,7 +39,7 @@ BASE = f"arn:aws:iam::{ACCOUNT}:role/"
 EXTERNAL_ID = "shop-4711"
 LIST = "/latest/meta-data/iam/security-credentials/"
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 """Seconds for something to start: many times what it takes."""
 
 PODS = f"""\

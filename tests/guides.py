@@ -47,20 +47,6 @@ NOT_RUN: Mapping[tuple[str, str], str] = {
 }
 """By page and text: what no test runs, and why. The README's known limits say so too."""
 
-UNCLAIMED = frozenset(
-    {
-        "README.md",
-        "docs/iam.md",
-        "docs/image.md",
-        "docs/install.md",
-        "docs/runbooks.md",
-        "docs/status.md",
-        "charts/metaproxy/README.md",
-        NOTES,
-    }
-)
-"""Pages with commands that no test claims yet."""
-
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -89,6 +75,15 @@ def commands(page: str) -> list[Command]:
         if _TOOL.match(words) and not words.startswith(("make ", "metaproxy ")) and not _NAME.fullmatch(words):
             found.append((match.start(), Command(page, words)))
     return [command for _, command in sorted(found, key=lambda each: each[0])]
+
+
+def sections(page: str) -> dict[str, list[str]]:
+    """The commands of a page's blocks by the headings of its second level, in its order."""
+    parts = re.split(r"^## (.+)$", (ROOT / page).read_text(), flags=re.MULTILINE)
+    return {
+        heading: [line for match in _BLOCK.finditer(text) if match[1] == "sh" for line in lines(match[2])]
+        for heading, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:

@@ -71,11 +71,14 @@ class Actors:
             for rule in role["rules"]:
                 self._wait_allowed(subject["namespace"], subject["name"], rule, allowed=False)
 
-    def mint_token(self, namespace: str, account: str, *, seconds: int = 600) -> str:
-        """A bearer token for the account by TokenRequest; the server takes no life below 600 s."""
+    def mint_token(self, namespace: str, account: str, *, seconds: int = 600, audiences: Sequence[str] = ()) -> str:
+        """A token for the account by TokenRequest, for the API server itself unless told otherwise.
+
+        The server takes no life below 600 s.
+        """
         answer = self.admin.post(
             f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
-            {"spec": {"expirationSeconds": seconds}},
+            {"spec": {"expirationSeconds": seconds, "audiences": [*audiences]}},
         )
         token: str = answer["status"]["token"]
         return token
