@@ -47,6 +47,7 @@ class Acceptor:
     """See the module. The socket is ours, and not blocking.
 
     `failed` is told why nothing can be accepted now; whether it has made room, so that the next try may be at once.
+    `latest` is when the last connection came, or the acceptor was made, on the loop's clock.
     """
 
     def __init__(self, listening: socket.socket, admit: Admit, failed: Callable[[OSError], bool]) -> None:
@@ -55,9 +56,15 @@ class Acceptor:
         self._admit = admit
         self._failed = failed
         self._again: asyncio.TimerHandle | None = None
+        self.latest = self._loop.time()
         self._queue = select.poll()
         self._queue.register(listening, select.POLLIN)
         self._resume()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is taken any more."""
+        return self._socket.fileno() < 0
 
     def close(self) -> None:
         """Take no more; also a second time."""
@@ -72,6 +79,7 @@ class Acceptor:
         self._loop.add_reader(self._socket.fileno(), self._take)
 
     def _take(self) -> None:
+        self.latest = self._loop.time()
         for _ in range(BATCH):
             try:
                 end, name = self._socket.accept()

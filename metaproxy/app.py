@@ -7,47 +7,42 @@ import asyncio
 import gc
 import os
 import random
-import secrets
 import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
 
 import structlog
 import uvloop
 
-from metaproxy import __version__, descriptors, keyfile, listener, sockets, status, tokens
+from metaproxy import __version__, descriptors, keyfile, sockets
 from metaproxy.admin import BACKLOG, Admin
+from metaproxy.arrival import HANDOVER
 from metaproxy.broker import Broker
 from metaproxy.caller import Directory
-from metaproxy.claims import Why
+from metaproxy.doors import AddressTakenError, Doors
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import IssueError, MetaproxyError
 from metaproxy.events import EventRecorder
-from metaproxy.explain import Explainer
 from metaproxy.finder import Finder
-from metaproxy.handoverstate import Terms
-from metaproxy.imds import BASIC, Profile
 from metaproxy.kube import KubeSource
 from metaproxy.kubeclient import KubeClient
 from metaproxy.listener import Listener
 from metaproxy.manifests import ManifestSource
-from metaproxy.objects import canonical_address
 from metaproxy.passthrough import Upstream
-from metaproxy.policy import Rules
 from metaproxy.prefetch import Prefetch
-from metaproxy.roles import AssumeRole, BaseArn, RoleArn
+from metaproxy.roles import AssumeRole, BaseArn
+from metaproxy.selfview import Selfview
 from metaproxy.server import Server
 from metaproxy.settings import Settings
-from metaproxy.settingvalues import join_address
-from metaproxy.sts import Options, Sts
-from metaproxy.succession import HANDOVER, Succession
+from metaproxy.sts import Sts
+from metaproxy.succession import Succession
 from metaproxy.taint import StartupTaint
 from metaproxy.telemetry import Metrics, configure_logging, measure_lag
 from metaproxy.unixsocket import UnixSocket
+from metaproxy.wiring import items_ahead, profile_of, rules_of, sts_options, terms_of, token_key
 from metaproxy.witness import Witness
 
 log = structlog.get_logger()
@@ -56,13 +51,19 @@ DETECT_PAUSE = (0.5, 30.0)
 """Seconds between two tries to learn who we are: from, and growing to."""
 
 
+FORMER_QUIET = 600.0
+"""Seconds without a connection after which a former port is given up: the redirect moves within seconds."""
+
+ADMIN_PAUSE = 2.0
+"""Seconds until the operator's address, which somebody has, is tried again."""
+
+
 class Agent:
     """The whole program, once for each set of settings; `run` is its life."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
-        self._started = clock()
         self._network = ""
         self._admin_socket: socket.socket | None = None
         self.metrics = Metrics()
@@ -70,7 +71,7 @@ class Agent:
         self._rules = rules_of(settings)
         self._entitlements = Entitlements(directory, self._rules, tokens_required=settings.tokens.mode == "required")
         self._finder = Finder(directory, self.metrics, is_own=sockets.is_own)
-        self._upstream = Upstream(settings.upstream.url, metrics=self.metrics, paths=self._ahead())
+        self._upstream = Upstream(settings.upstream.url, metrics=self.metrics, paths=items_ahead(settings))
         self._sts = Sts(sts_options(settings), find_region=self._upstream.region, clock=clock)
         self._broker = Broker(
             self._sts,
@@ -101,20 +102,37 @@ class Agent:
             self._witness = self._finder.lookout = Witness(self._finder, self.metrics)
         self._prefetch = Prefetch(directory, self._entitlements, self._broker, self.metrics, self._events)
         self._finder.observer = self._prefetch
-        self._explainer = Explainer(
-            directory, self._entitlements, self._broker.state, is_own=sockets.is_own, clock=clock
+        view = self._view = Selfview(
+            settings.node_name,
+            entitlements=self._entitlements,
+            finder=self._finder,
+            source=self._source,
+            sts=self._sts,
+            broker=self._broker,
+            upstream=self._upstream,
+            witness=self._witness,
+            refusal=lambda address: self._listener.refusal(address) if hasattr(self, "_listener") else None,
+            more={
+                **({} if self._events is None else {"events": self._events.status}),
+                **({} if self._taint is None else {"startup taint": self._taint.status}),
+                "admin address": lambda: self._doors.trouble or "as it should be",
+            },
+            clock=clock,
         )
         self._listener: Listener
+        self._doors = Doors(settings.server.listen, settings.admin.listen, shared=settings.handover.socket is not None)
         self._succession: Succession | None = None
         if settings.handover.socket is not None:
             self._succession = Succession(
                 settings.handover.socket,
-                terms=self._terms,
+                doors=self._doors,
+                terms=lambda: terms_of(settings, network=self._network, principal=self._sts.principal),
                 sessions=self._broker,
                 callers=self._finder,
                 kernel=self._witness,
                 source=self._source if isinstance(self._source, KubeSource) else None,
                 on_retired=self._retire,
+                metrics=self.metrics,
             )
         self.listening = asyncio.Event()
         self.admin = Admin(
@@ -126,9 +144,9 @@ class Agent:
                 "witness": lambda: None if self._witness is None else self._witness.deaf(),
                 "listener": self._listener_trouble,
             },
-            details=self._details,
-            explain=self._explain,
-            status=self._status,
+            details=view.details,
+            explain=view.explain,
+            status=lambda: view.status(self.admin.troubles()),
         )
 
     @property
@@ -140,7 +158,8 @@ class Agent:
         """Live until `stop`, then let held requests end.
 
         Raises:
-            OSError: an address cannot be had. KeyFileError: the token key cannot be used.
+            AddressTakenError: an address is somebody else's. OSError: one cannot be had at all.
+            KeyFileError: the token key cannot be used.
             ExceptionGroup: a task that should never end did.
         """
         settings, succession = self._settings, self._succession
@@ -151,7 +170,7 @@ class Agent:
             if succession is not None:
                 stack.callback(succession.close)
                 self._network = await asyncio.to_thread(os.readlink, "/proc/self/ns/net")
-                await succession.begin(self._bound, stop)
+                await succession.begin(stop)
                 if stop.is_set():
                     return
                 succession.adopt()
@@ -160,7 +179,7 @@ class Agent:
             for resource in (self._upstream, self._sts, self._kube):
                 if resource is not None:
                     await stack.enter_async_context(resource)
-            key = _token_key(settings, succession.key if succession is not None else None)
+            key = token_key(settings, succession.key if succession is not None else None)
             limit = descriptors.limit()
             self.metrics.gauge("descriptors_limit").set(limit)
             self._listener = Listener(
@@ -189,24 +208,20 @@ class Agent:
 
     async def _open(self, group: asyncio.TaskGroup, key: bytes) -> asyncio.Task[None] | None:
         """Begin to serve; the task that gives all of it to a successor one day."""
-        settings, succession = self._settings, self._succession
+        succession = self._succession
         if succession is not None and succession.follows:
             await succession.take()
             await self._open_admin()
-        given: dict[str, socket.socket] = {} if succession is None else succession.given
-        ready = {each: given.pop(name) for each in settings.server.listen if (name := _pods(each)) in given}
-        await self._listener.accept(
-            ready | listener.bound(each for each in settings.server.listen if each not in ready)
-        )
+        await self._listener.accept(await asyncio.to_thread(self._doors.of_pods, self._given))
+        await self._listener.accept(self._doors.former(self._given), quiet=FORMER_QUIET)
         log.info("listening", addresses=[f"{host}:{port}" for host, port in self.addresses], version=__version__)
         giving = None
         if succession is not None:
-            asked = given.pop(HANDOVER)
-            await succession.done()
-            sockets = {_pods(each): made for each, made in self._listener.sockets.items()}
-            if settings.admin.listen is not None and self._admin_socket is not None:
-                sockets[_admin(settings.admin.listen)] = self._admin_socket
-            serve = succession.serve(asked, sockets, None if settings.tokens.key_file else key)
+            serve = succession.serve(
+                await succession.done(),
+                lambda: self._doors.named(self._listener.sockets, self._admin_socket),
+                None if self._settings.tokens.key_file else key,
+            )
             giving = group.create_task(_eternal(HANDOVER, serve), name=HANDOVER)
         self.listening.set()
         # What is alive now lives as long as the process: the collector need not look at it again.
@@ -223,24 +238,22 @@ class Agent:
             await self.admin.open([own.socket])
 
     async def _open_admin(self) -> None:
-        """Answer who asks the agent of this node, whichever process it is."""
-        if (address := self._settings.admin.listen) is None:
-            return
-        given = self._succession.given.pop(_admin(address), None) if self._succession is not None else None
-        self._admin_socket = given or sockets.listening(*address, backlog=BACKLOG, free=False)
-        await self.admin.open([self._admin_socket])
+        """Answer who asks the agent of this node, whichever process it is, if the address can be had."""
+        self._admin_socket = await asyncio.to_thread(self._doors.of_operator, self._given)
+        if self._admin_socket is not None:
+            await self.admin.open([self._admin_socket])
 
-    def _bound(self) -> dict[str, socket.socket]:
-        """Every listening socket by its name, when there is nobody to take them over from."""
-        made = {_pods(each): one for each, one in listener.bound(self._settings.server.listen).items()}
-        if (address := self._settings.admin.listen) is not None:
-            try:
-                made[_admin(address)] = sockets.listening(*address, backlog=BACKLOG, free=False)
-            except OSError:
-                for each in made.values():
-                    each.close()
-                raise
-        return made
+    async def _keep_admin(self) -> None:
+        """Eternal: have the operator's address as soon as who has it gives it up."""
+        await self.listening.wait()
+        while self._doors.trouble is not None and not self._listener.retired:
+            await asyncio.sleep(ADMIN_PAUSE)
+            await self._open_admin()
+        await asyncio.Event().wait()
+
+    @property
+    def _given(self) -> dict[str, socket.socket]:
+        return {} if self._succession is None else self._succession.given
 
     def _lacking(self) -> list[str]:
         """What is not there yet of that which the predecessor has."""
@@ -262,25 +275,6 @@ class Agent:
             return "not listening yet"
         return "another process has taken over" if self._listener.retired else None
 
-    def _terms(self) -> Terms:
-        settings = self._settings
-        cluster = settings.source.kubeconfig or os.environ.get("KUBERNETES_SERVICE_HOST", "")
-        where = [str(each) for each in settings.source.manifests] or [str(cluster)]
-        sts = settings.sts
-        options = sts_options(settings)
-        return Terms(
-            source=repr((settings.node_name, where)),
-            network=self._network,
-            issuer=repr((settings.assume_role_arn, options.endpoint_url, options.region)),
-            principal=self._sts.principal,
-            keys=repr(
-                (
-                    *(settings.node_name, settings.cluster_name, settings.role_base_arn, settings.policy),
-                    *(sts.session_name, sts.session_tags, sts.source_identity, sts.session_duration),
-                )
-            ),
-        )
-
     def _duties(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "source of pods": self._source.run,
@@ -289,6 +283,7 @@ class Agent:
             "own identity": self._sts.run,
             "upstream": self._upstream.run,
             "loop lag": lambda: measure_lag(self.metrics),
+            "admin address": self._keep_admin,
         }
         if self._witness is not None:
             tasks["witness"] = self._witness.run
@@ -300,27 +295,18 @@ class Agent:
 
     def _server(self, key: bytes) -> Server:
         settings = self._settings
-        profile = Profile(
-            exact=(BASIC if settings.upstream.profile == "basic" else frozenset())
-            | {path for path in settings.upstream.allow if not path.endswith("/")},
-            prefixes=tuple(path for path in settings.upstream.allow if path.endswith("/")),
-        )
         return Server(
             callers=self._finder,
             rights=self._entitlements,
             sessions=self._broker,
             items=self._upstream,
-            explain=self._explainer.by_address,
+            explain=self._view.explainer.by_address,
             metrics=self.metrics,
             key=key,
-            profile=profile,
+            profile=profile_of(settings),
             hold=settings.server.hold,
             clock=self._clock,
         )
-
-    def _ahead(self) -> tuple[str, ...]:
-        """The items that are fetched before anybody asks: those that SDKs ask for, if pods may have them."""
-        return tuple(f"/latest/{path}" for path in sorted(BASIC)) if self._settings.upstream.profile == "basic" else ()
 
     async def _detect(self) -> None:
         """Learn what bare role names stand on, if nobody said; ends when it is known."""
@@ -349,68 +335,6 @@ class Agent:
         # Not a bound method of the prefetch: each of the two needs the other, and the broker is built first.
         self._prefetch.failed(call, failure)
 
-    def _details(self) -> Mapping[str, Any]:
-        base = self._entitlements.rules.base
-        details: dict[str, Any] = {
-            "version": __version__,
-            "source": self._source.status(),
-            "base ARN": base.arn if base else "not known yet",
-            "own identity": self._sts.status(),
-            "upstream": self._upstream.status(),
-        }
-        details["witness"] = "off" if self._witness is None else self._witness_status(self._witness)
-        if self._events is not None:
-            details["events"] = self._events.status()
-        if self._taint is not None:
-            details["startup taint"] = self._taint.status()
-        return details
-
-    def _status(self) -> Mapping[str, Any]:
-        pods, unlisted = self._explainer.all(
-            sockets.device_name,
-            lambda address: self._listener.refusal(address) if hasattr(self, "_listener") else None,
-        )
-        base = self._entitlements.rules.base
-        return status.document(
-            status.Agent(
-                version=__version__,
-                node=self._settings.node_name or socket.gethostname(),
-                started=self._started,
-                identity=self._sts.status(),
-                base_arn=base.arn if base else "",
-                source=self._source.status(),
-                witness="off" if self._witness is None else self._witness_status(self._witness),
-            ),
-            checks=self.admin.troubles(),
-            watches=self._source.watches() if isinstance(self._source, KubeSource) else (),
-            spending=self._broker.spending(),
-            pods=pods,
-            unlisted=unlisted,
-            now=self._clock(),
-        )
-
-    def _witness_status(self, witness: Witness) -> str:
-        states = self._finder.directory.witness().states()
-        parts = [witness.status(), f"{states['tied']} addresses tied", f"{states['withdrawn']} withdrawn"]
-        if states["unseen"]:
-            parts.append(f"{states['unseen']} without a carrier of their own: the API server's word alone counts there")
-        return ", ".join(parts)
-
-    def _explain(self, key: str, value: str) -> Mapping[str, Any] | None:
-        if key == "ip":
-            address = canonical_address(value) or value
-            about = self._explainer.by_address(address)
-            refused = self._listener.refusal(address) if hasattr(self, "_listener") else None
-            if refused is not None:
-                about["connections_refused"] = {"reason": refused[0].value, "number": refused[1]}
-            directory = self._finder.directory
-            if directory.withdrawn(address) is Why.UNSETTLED:
-                # Here and not in the explainer, whose words pods read too.
-                about["waits_for"] = [f"{pod.namespace}/{pod.name}" for pod in directory.awaited(address)]
-            return about
-        namespace, _, name = value.partition("/")
-        return self._explainer.by_name(namespace, name)
-
 
 def run(settings: Settings) -> int:
     """The command: 0 after SIGTERM or SIGINT, 1 when something that should never end did, 2 when it cannot begin."""
@@ -427,7 +351,7 @@ async def _until_signal(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         await Agent(settings).run(stop)
-    except keyfile.KeyFileError as error:
+    except (keyfile.KeyFileError, AddressTakenError) as error:
         log.error("cannot begin", error=str(error))  # noqa: TRY400  a trace would help nobody
         return 2
     except Exception:
@@ -440,50 +364,3 @@ async def _eternal(name: str, work: Awaitable[None]) -> None:
     """Await what never ends: that it ends, however cleanly, is a failure of the whole."""
     await work
     raise RuntimeError(f"the task {name!r} ended by itself")
-
-
-def rules_of(settings: Settings) -> Rules:
-    """What the operator decided about who may have what."""
-    return Rules(
-        base=BaseArn.parse(settings.role_base_arn) if settings.role_base_arn else None,
-        default_role=settings.policy.default_role,
-        namespace_required=settings.policy.namespace_policy == "required",
-        allow=tuple(settings.policy.allow),
-        session_name=settings.sts.session_name,
-        tags=tuple(settings.sts.session_tags.items()),
-        source_identity=settings.sts.source_identity,
-        duration=settings.sts.session_duration,
-        node=settings.node_name,
-        cluster=settings.cluster_name,
-    )
-
-
-def sts_options(settings: Settings) -> Options:
-    """How STS is reached, and as whom."""
-    return Options(
-        region=settings.sts.region or os.environ.get("AWS_REGION", "") or os.environ.get("AWS_DEFAULT_REGION", ""),
-        endpoint_url=settings.sts.endpoint_url,
-        # The default chain asks where we ask, so that both mean the same node.
-        metadata_url="" if "AWS_EC2_METADATA_SERVICE_ENDPOINT" in os.environ else settings.upstream.url,
-        hop=RoleArn.parse(settings.assume_role_arn) if settings.assume_role_arn else None,
-        hop_session_name=f"metaproxy-{settings.node_name}" if settings.node_name else "metaproxy",
-        connections=settings.sts.concurrency,
-    )
-
-
-def _pods(address: tuple[str, int]) -> str:
-    """The name of a socket at which pods are answered."""
-    return f"pods at {join_address(address)}"
-
-
-def _admin(address: tuple[str, int]) -> str:
-    return f"admin at {join_address(address)}"
-
-
-def _token_key(settings: Settings, handed: bytes | None) -> bytes:
-    if settings.tokens.key_file:
-        return keyfile.load(settings.tokens.key_file, size=tokens.KEY_SIZE)
-    if handed is not None:
-        return handed
-    log.warning("tokens will not outlive this process", remedy="name a file in --tokens.key-file")
-    return secrets.token_bytes(tokens.KEY_SIZE)

@@ -148,10 +148,11 @@ class Connection(asyncio.Protocol):
             self._go_on()
 
     def drain(self) -> None:
-        """Take no more; a request that is held is answered first."""
+        """Take no more; a request that is held, or waits for its turn, is answered first."""
         self._deaf = True
-        if self._task is not None:
-            self._reader.asked.clear()
+        waiting = self._task is None and bool(self._reader.asked)
+        del self._reader.asked[waiting:]
+        if waiting or self._task is not None:
             return
         self._closing = True
         if self._made:
@@ -159,7 +160,7 @@ class Connection(asyncio.Protocol):
 
     def part(self) -> None:
         """Say that nothing more will be said, but let a request that is on its way arrive: no reset answers it."""
-        if self._task is not None or self._closing or not self._made:
+        if self._task is not None or self._reader.asked or self._closing or not self._made:
             self.drain()
         else:
             self._deaf = self._closing = True

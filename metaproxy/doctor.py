@@ -12,7 +12,6 @@ from typing import Any
 
 import structlog
 
-from metaproxy.app import rules_of
 from metaproxy.awschecks import Aws, aws_findings, clock_findings, role_findings
 from metaproxy.compat import compat_findings
 from metaproxy.doctoraws import AwsLook, sts_skew
@@ -35,6 +34,7 @@ from metaproxy.findings import Finding, in_order, not_checked
 from metaproxy.iamdocuments import actions
 from metaproxy.peers import PeerRules
 from metaproxy.policy import Denial, Grant
+from metaproxy.wiring import rules_of
 
 GROUPS = (
     *("node_name", "cluster_name", "assume_role_arn", "role_base_arn"),

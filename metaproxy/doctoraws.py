@@ -12,7 +12,6 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
-from metaproxy.app import sts_options
 from metaproxy.awschecks import Attempt, Aws
 from metaproxy.credentials import Secret
 from metaproxy.errors import IssueError
@@ -24,6 +23,7 @@ from metaproxy.stsanswers import identity_in
 from metaproxy.stsclient import Keys, StsClient
 from metaproxy.stserrors import own_failure
 from metaproxy.telemetry import Metrics
+from metaproxy.wiring import sts_options
 
 WITHIN = 15.0
 """Seconds for all that finding out who we are may take."""

@@ -237,8 +237,10 @@ class EventRecorder:
             # The namespace is gone or going, and the pod with it.
             self._drop(report)
         elif status == _FORBIDDEN:
-            trouble = "may not create events: the ClusterRole lacks create and patch of events in events.k8s.io"
-            self._pause(trouble, FORBIDDEN_PAUSE)
+            verb = "patch" if repeated else "create"
+            self._pause(
+                f"may not {verb} events: a ClusterRole lacks {verb} of events in events.k8s.io", FORBIDDEN_PAUSE
+            )
         elif status in {_UNAUTHORIZED, _CONFLICT, _TOO_MANY} or status >= _SERVER_ERROR:
             self._pause(f"the API server answered {status}", _retry_after(answer))
         else:

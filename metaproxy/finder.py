@@ -1,6 +1,6 @@
 """Finds the pod behind an address: what is known, what is being waited for, and one read when the watch says nothing.
 
-Knows: the directory, who waits for which fact, and how rarely the API server may be asked.
+Knows: the directory, what is waited for, and how rarely the API server may be asked.
 Must not know: Kubernetes' wire, policy, HTTP. Sources of pods report here (`put_pod` and its like).
 
 A request may be earlier than the event of its pod (the commonest pain of kiam and kube2iam): it waits for exactly that
@@ -17,24 +17,22 @@ from cachetools import TTLCache
 from metaproxy.budget import TokenBucket
 from metaproxy.caller import Directory, Memory, Namespace, Pod
 from metaproxy.carriers import Carrier, Device
-from metaproxy.claims import Why
 from metaproxy.eager import in_task
-from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded
-from metaproxy.loglimit import LogLimit
+from metaproxy.errors import CallerAmbiguous, CallerUnknown, Masqueraded
 from metaproxy.store import Change
 from metaproxy.telemetry import Metrics
+from metaproxy.waiters import Waiters
+from metaproxy.withdrawals import Withdrawals, refusal
 
 log = structlog.get_logger()
 
 READ_AFTER = 0.25
 """Seconds that a request from an unknown address waits for the watch before the API server is asked."""
 
-READ_RATE = 1.0
-READ_BURST = 5.0
+READ_RATE, READ_BURST = 1.0, 5.0
 """How often the API server is read, for all addresses together."""
 
-PROOF_RATE = 2.0
-PROOF_BURST = 20.0
+PROOF_RATE, PROOF_BURST = 2.0, 20.0
 """How often it is read to prove what is newer than a carrier's loss: each read serves all losses before it."""
 
 PROOF_PAUSE = 30.0
@@ -92,8 +90,11 @@ class Finder:
         self._directory = directory
         self._metrics = metrics
         self._is_own = is_own
-        self._waiting: dict[Hashable, set[asyncio.Future[bool]]] = {}
-        self._unexplained: TTLCache[str, bool] | None = None
+        self._waiters = Waiters()
+        self._withdrawals = Withdrawals(directory, metrics)
+        self._unexplained: TTLCache[str, bool] = TTLCache(
+            UNKNOWN_LIMIT, UNKNOWN_MEMORY, timer=lambda: asyncio.get_running_loop().time()
+        )
         self._read_wanted = asyncio.Event()
         self.observer: Observer | None = None
         self.reader: Reader | None = None
@@ -101,10 +102,7 @@ class Finder:
         # Told of each address that has left a carrier: whoever opened a connection from there is not who is there now,
         # and what was written to it but not yet acknowledged would be sent to the newcomer.
         self.on_moved: Callable[[str], None] = lambda _: None
-        self._told_withdrawn = LogLimit()
-        self._withdrawals = {why: metrics.counter("caller_withdrawn_total", why=why.value) for why in Why}
-        self.pods_synced = False
-        self.namespaces_synced = False
+        self.pods_synced = self.namespaces_synced = False
 
     @property
     def directory(self) -> Directory:
@@ -120,7 +118,7 @@ class Finder:
         """The one pod that owns the address, as soon as it is known, until `deadline` (the loop's time).
 
         Raises:
-            CallerUnknown, CallerAmbiguous: nobody, or nobody certain, owns it.
+            CallerUnknown, CallerAmbiguous, CallerWithdrawn: nobody, or nobody certain, owns it.
             Masqueraded: it is the node's own, so no event will tell whose it is.
         """
         if (pod := self.owner(address)) is not None:
@@ -140,13 +138,7 @@ class Finder:
         if found is not None:
             return found
         if (why := self._directory.withdrawn(address)) is not None:
-            raise CallerWithdrawn(
-                "it is not certain yet which pod is at which port of the node's bridge (unsettled)"
-                if why is Why.UNSETTLED
-                else f"the node's kernel does not show your address where its pod was ({why.value})",
-                remedy="ask again; it is yours again when the kernel shows it in its place, or when the API server has "
-                "newer word of your pod; if it lasts, the operator should ask metaproxy explain",
-            )
+            raise refusal(why)
         if self._directory.owners(address):
             raise CallerAmbiguous(
                 "more than one pod claims your address", remedy="ask again; it is settled when the API server is read"
@@ -178,23 +170,11 @@ class Finder:
 
         Keys: `("address", A)`, `("namespace", N)`, `"rules"`.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bool] = loop.create_future()
-        self._waiting.setdefault(key, set()).add(future)
-        timer = loop.call_at(deadline, _settle, future, False)
-        try:
-            return await future
-        finally:
-            timer.cancel()
-            if (futures := self._waiting.get(key)) is not None:
-                futures.discard(future)
-                if not futures:
-                    del self._waiting[key]
+        return await self._waiters.news(key, deadline=deadline)
 
     def tell(self, key: Hashable) -> None:
         """Something about the key changed."""
-        for future in self._waiting.pop(key, ()):
-            _settle(future, True)
+        self._waiters.tell(key)
 
     def put_pod(self, pod: Pod) -> None:
         """A pod was added or modified."""
@@ -280,49 +260,15 @@ class Finder:
         for address, why in self._directory.moved().items():
             self.tell(("address", address))
             if why is not None:
-                self._withdrawn(address, why)
+                self._withdrawals.note(address, why, self.observer.owner_withdrawn if self.observer else None)
         if self.lookout is not None:
             if self._directory.unproved:
                 self._read_wanted.set()
             for state, number in self._directory.witness().states().items():
                 self._metrics.gauge("witness_addresses", state=state).set(number)
 
-    def _withdrawn(self, address: str, why: Why) -> None:
-        self._withdrawals[why].inc()
-        if why is Why.UNSETTLED:
-            self._unsettled(address)
-        if self.observer is None or why not in {Why.LOST, Why.SHARED}:
-            return  # what a bridge forgot, or was not heard, is not told to anybody: it is looked for
-        # A neighbour can take an address many times a second; its pod's owner need not read of each.
-        if self._told_withdrawn.left_out((address, why), asyncio.get_running_loop().time()) is None:
-            return
-        for pod in self._directory.claims(address):
-            # The address of a pod that ends goes before its last event: nothing to tell.
-            if not pod.terminating:
-                self.observer.owner_withdrawn(
-                    pod,
-                    f"{address} is withdrawn ({why.value}): the node's kernel does not show it where the pod was; "
-                    "it is given back when it is there again, or when there is newer word of the pod",
-                )
-
-    def _unsettled(self, address: str) -> None:
-        """Tell the operator alone for whom is waited: the address's pod need not know its neighbours' names."""
-        names = sorted(f"{pod.namespace}/{pod.name}" for pod in self._directory.awaited(address))
-        now = asyncio.get_running_loop().time()
-        if names and self._told_withdrawn.left_out(("unsettled", *names), now) is not None:
-            log.warning(
-                "pods that do not answer on their bridge keep others there from a first port",
-                address=address,
-                pods=names,
-                remedy="if it lasts, see why these pods do not answer to ARP or neighbour discovery, or delete them",
-            )
-
     def _ask_read(self, address: str) -> None:
-        if self.reader is None:
-            return
-        if self._unexplained is None:
-            self._unexplained = TTLCache(UNKNOWN_LIMIT, UNKNOWN_MEMORY, timer=asyncio.get_running_loop().time)
-        if address not in self._unexplained:
+        if self.reader is not None and address not in self._unexplained:
             self._unexplained[address] = True
             self._read_wanted.set()
 
@@ -352,8 +298,3 @@ class Finder:
         for name in names:
             self.tell(("namespace", name))
         self._metrics.gauge("directory_namespaces").set(self._directory.namespace_count)
-
-
-def _settle(future: asyncio.Future[bool], told: bool) -> None:
-    if not future.done():
-        future.set_result(told)

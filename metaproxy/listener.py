@@ -9,7 +9,7 @@ import contextlib
 import errno
 import socket
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -106,14 +106,31 @@ class Listener:
         """Listen; OSError when an address cannot be had."""
         await self.accept(bound(addresses))
 
-    async def accept(self, listening: Mapping[Any, socket.socket]) -> None:
-        """Accept connections on these sockets, which are the listener's from now on, by the addresses asked for."""
+    async def accept(self, listening: Mapping[Any, socket.socket], *, quiet: float | None = None) -> None:
+        """Accept connections on these sockets, which are the listener's from now on, by the addresses asked for.
+
+        `quiet`: seconds after which a socket to which nobody has come is given up; never, unless that is said.
+        """
         self.loop = asyncio.get_running_loop()
         self.sockets.update(listening)
-        for each in listening.values():
-            self._acceptors.append(Acceptor(each, self._admit, self._failed))
+        for key, each in listening.items():
+            acceptor = Acceptor(each, self._admit, self._failed)
+            self._acceptors.append(acceptor)
+            if quiet is not None:
+                self.loop.call_later(quiet, self._give_up, key, acceptor, quiet)
             if each.family != socket.AF_UNIX:
                 self.addresses.append(each.getsockname()[:2])
+
+    def _give_up(self, key: Any, acceptor: Acceptor, quiet: float) -> None:
+        if acceptor.closed:
+            return
+        if (left := acceptor.latest + quiet - self.loop.time()) > 0:
+            self.loop.call_later(left, self._give_up, key, acceptor, quiet)
+            return
+        address = self.sockets.pop(key).getsockname()[:2]
+        acceptor.close()
+        self.addresses.remove(address)
+        log.info("nobody comes to a former address any more: given up", address=address)
 
     def retire(self) -> None:
         """Stop accepting: another process does. What is connected is served on, up to its next answer or its time-out.
@@ -245,16 +262,19 @@ class Listener:
             connection.reset()
 
 
-def bound(addresses: Iterable[tuple[str, int]]) -> dict[tuple[str, int], socket.socket]:
-    """Listening sockets by these addresses; OSError when one cannot be had.
+def bound(
+    addresses: Iterable[tuple[str, int]], bind: Callable[..., socket.socket] | None = None
+) -> dict[tuple[str, int], socket.socket]:
+    """Listening sockets by these addresses, each made by `bind` or alone; OSError when one cannot be had.
 
     The agent's own addresses may not be there yet: the redirect brings them, in whatever order both are started.
     """
     made: dict[tuple[str, int], socket.socket] = {}
+    bind = bind or sockets.listening
     try:
         for host, port in dict.fromkeys(addresses):
             try:
-                made[host, port] = sockets.listening(host, port, backlog=BACKLOG, free=host in OWN)
+                made[host, port] = bind(host, port, backlog=BACKLOG, free=host in OWN)
             except OSError as error:
                 if host != OWN_IPV6 or error.errno not in _NO_IPV6:
                     raise OSError(error.errno, f"{error.strerror}: {host} port {port}") from error

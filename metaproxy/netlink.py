@@ -11,11 +11,10 @@ Sources: linux/netlink.h, rtnetlink.h, if_link.h, neighbour.h.
 
 import ipaddress
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from metaproxy.netlinkwire import (
-    ATTRIBUTE,
     DONE,
     ERROR,
     INTERRUPTED,
@@ -51,14 +50,6 @@ _VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 _PERMANENT, _NO_ARP = 0x80, 0x40
 _PROXY, _LEARNED_ELSEWHERE = 0x08, 0x10
 _HARDWARE, _MASTER = 2, 9
-_NEIGHBOURLY = (struct.pack("=H", _NEW_NEIGHBOUR), struct.pack("=H", _DEL_NEIGHBOUR))
-_FIRST = ATTRIBUTE.pack(ATTRIBUTE.size + 6, _HARDWARE)
-"""With what the attributes of a bridge's word on a hardware address begin."""
-_TOLD = 38
-"""Bytes up to the end of that hardware address."""
-_INSTRUCTION = struct.Struct("=HBBI")
-_INSTRUCTIONS = 4096
-"""What the kernel takes of a program for a socket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,45 +153,6 @@ def forget(link: int, address: str) -> bytes:
     return request(_DEL_NEIGHBOUR, body, flags=REQUEST)
 
 
-def unwanted(data: bytes, hardware: Collection[bytes]) -> bool:
-    """Whether the datagram is but a bridge's word on a hardware address that is none of these; without parsing it."""
-    return data[28:32] == _FIRST and data[4:6] in _NEIGHBOURLY and _is_notice(data) and data[32:38] not in hardware
-
-
-def sieve(hardware: Collection[bytes]) -> bytes:
-    """The same as a program by which the kernel itself throws them away (classic BPF), empty if there are too many.
-
-    A pod can make the kernel say such things hundreds of thousands of times a second.
-    """
-    load_half, load_word, load_byte, length, equal, at_least, leave, jump = 0x28, 0x20, 0x30, 0x80, 0x15, 0x35, 6, 5
-    new, gone = (int.from_bytes(each) for each in _NEIGHBOURLY)
-    head = [
-        (length, 0, 0, 0),
-        (at_least, 0, 10, _TOLD),
-        (load_half, 0, 0, 4),
-        (equal, 1, 0, new),
-        (equal, 0, 7, gone),
-        (load_word, 0, 0, 12),
-        (equal, 0, 5, 0),
-        (load_byte, 0, 0, 16),
-        (equal, 0, 3, _BRIDGE),
-        (load_word, 0, 0, 28),
-        (equal, 0, 1, int.from_bytes(_FIRST)),
-        (jump, 0, 0, 1),
-        (leave, 0, 0, 0xFFFFFFFF),
-    ]
-    for each in sorted(each for each in hardware if len(each) == 6):  # noqa: PLR2004  Ethernet's
-        head += [
-            (load_word, 0, 0, 32),
-            (equal, 0, 3, int.from_bytes(each[:4])),
-            (load_half, 0, 0, 36),
-            (equal, 0, 1, int.from_bytes(each[4:])),
-            (leave, 0, 0, 0xFFFFFFFF),
-        ]
-    head.append((leave, 0, 0, 0))
-    return b"".join(_INSTRUCTION.pack(*each) for each in head) if len(head) <= _INSTRUCTIONS else b""
-
-
 def messages(data: bytes) -> Iterator[tuple[int, int, Message]]:
     """What a datagram says, each with the port of whoever asked for it, and the number of that request.
 
@@ -212,11 +164,6 @@ def messages(data: bytes) -> Iterator[tuple[int, int, Message]]:
             yield port, sequence, End(broken=True)
         if (message := _message(kind, body)) is not None:
             yield port, sequence, message
-
-
-def _is_notice(data: bytes) -> bool:
-    """Nobody asked for it, and it is about a bridge."""
-    return data[12:17] == bytes((0, 0, 0, 0, _BRIDGE)) and len(data) >= _TOLD
 
 
 def _message(kind: int, body: bytes) -> Message | None:

@@ -18,6 +18,7 @@ import structlog
 from metaproxy import netlink, sockets
 from metaproxy.loglimit import LogLimit
 from metaproxy.neighbours import Doubts
+from metaproxy.netlinksieve import sieve
 from metaproxy.netlinkwire import sealed
 from metaproxy.telemetry import Metrics
 
@@ -120,7 +121,7 @@ def hearing() -> socket.socket:
     try:
         # What bridges say of hardware addresses comes in the same group: any pod can make them say it without end.
         with contextlib.suppress(OSError):
-            sockets.sift(told, netlink.sieve(()))
+            sockets.sift(told, sieve(()))
         told.bind((0, _GROUP))
     except OSError:
         told.close()

@@ -17,22 +17,9 @@ from pydantic import Field, model_validator
 
 from metaproxy.addresses import OWN_IPV4, OWN_IPV6, PORT
 from metaproxy.knobs import SettingsError, Tree, knob
+from metaproxy.podsettings import Caller, Events, Policy, Source, Sts, Tokens, Upstream
 from metaproxy.roles import fields_of
-from metaproxy.settinggroups import (
-    Admin,
-    Caller,
-    Events,
-    Handover,
-    Log,
-    Node,
-    Policy,
-    Redirect,
-    Server,
-    Source,
-    Sts,
-    Tokens,
-    Upstream,
-)
+from metaproxy.settinggroups import Admin, Handover, Log, Node, Redirect, Server
 from metaproxy.settingsources import Parser, load
 from metaproxy.settingvalues import (
     BaseArnText,

@@ -38,16 +38,32 @@ def listening(host: str, port: int, *, backlog: int, free: bool) -> socket.socke
     Raises:
         OSError: it cannot be had.
     """
+    made = bound(host, port, free=free)
+    try:
+        made.listen(backlog)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def bound(host: str, port: int, *, free: bool, join: bool = False) -> socket.socket:
+    """A socket that has the address and does not listen yet; `join`: beside others of this user who let it.
+
+    Raises:
+        OSError: it cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if join:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family is socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if free:
             made.setsockopt(*_FREEBIND[family], 1)
         made.bind((host, port))
-        made.listen(backlog)
     except BaseException:
         made.close()
         raise

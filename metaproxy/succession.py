@@ -18,7 +18,6 @@ to; so nothing is asked of STS twice.
 """
 
 import asyncio
-import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
@@ -27,17 +26,17 @@ from typing import Protocol
 
 import structlog
 
-from metaproxy import handover, handoverstate
+from metaproxy import arrival, handover, handoverstate
+from metaproxy.arrival import HANDOVER, Doors
 from metaproxy.caller import Directory, Memory
 from metaproxy.carriers import Carrier, Lives
 from metaproxy.credentials import Secret
-from metaproxy.handover import HandoverError, Predecessor
 from metaproxy.handoverstate import Held, MisfitError, State, Terms
+from metaproxy.predecessor import Predecessor
+from metaproxy.standing import Standing
+from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()
-
-HANDOVER = "handover"
-"""The name of the socket over which the next one asks."""
 
 LOOK = 0.02
 """Seconds between two looks whether this process is warm."""
@@ -45,11 +44,12 @@ LOOK = 0.02
 SLOW = 10.0
 """Seconds of warming up after which it is said what is missing."""
 
-AGAIN = 0.5
-"""Seconds until a predecessor that holds our addresses is asked again."""
-
 LANDING = 0.5
 """Seconds for calls to STS that are under way to end, before the last state is written."""
+
+
+LEAVING = 2.0
+"""Seconds for which a process that is displaced accepts what was led to it before: it takes milliseconds."""
 
 
 class Sessions(Protocol):
@@ -120,14 +120,17 @@ class Succession:
         self,
         path: Path,
         *,
+        doors: Doors,
         terms: Callable[[], Terms],
         sessions: Sessions,
         callers: Callers,
         kernel: Kernel | None,
         source: Source | None,
         on_retired: Callable[[], Awaitable[None]],
+        metrics: Metrics,
     ) -> None:
         self._path = path
+        self._doors = doors
         self._terms = terms
         self._sessions = sessions
         self._callers = callers
@@ -138,13 +141,16 @@ class Succession:
         self._told: Predecessor | None = None
         self._offered: State | None = None
         self._key: Secret | None = None
-        self._open: Mapping[str, socket.socket] = {}
+        self._open: Callable[[], Mapping[str, socket.socket]] = dict
+        self._beside = False
+        self._metrics = metrics
+        self._standing = Standing(path, metrics)
         self.given: dict[str, socket.socket] = {}
 
     @property
     def follows(self) -> bool:
         """Whether another process serves yet."""
-        return self._former is not None
+        return self._former is not None or self._beside
 
     @property
     def key(self) -> bytes | None:
@@ -152,38 +158,15 @@ class Succession:
         state = self._offered
         return bytes.fromhex(state.key.reveal()) if state is not None and state.key is not None else None
 
-    async def begin(self, bind: Callable[[], dict[str, socket.socket]], stop: asyncio.Event) -> None:
-        """Find a predecessor, or `bind` what is needed to be the first; ends early on `stop`.
-
-        A predecessor that cannot be followed, and holds our addresses, is waited for: it may be followed later, or end.
+    async def begin(self, stop: asyncio.Event) -> None:
+        """Find a place in the line; ends early on `stop`. See `arrival` for what is waited for and for how long.
 
         Raises:
-            OSError: an address cannot be had.
+            AddressTakenError: an address is a stranger's. OSError: one cannot be had at all.
         """
-        said = ""
-        while not stop.is_set():
-            try:
-                self._former = await handover.ask(self._path, needed=HANDOVER)
-            except HandoverError as error:
-                why = str(error)
-            else:
-                self.given = self._former.sockets
-                log.info("following a predecessor", sockets=sorted(self.given))
-                return
-            try:
-                self.given = bind()
-                self.given[HANDOVER] = await asyncio.to_thread(handover.bound, self._path)
-            except OSError as error:
-                self.close()
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                if said != why:
-                    log.warning("waiting: the predecessor cannot be followed and has our address", error=why)
-                    said = why
-                await asyncio.sleep(AGAIN)
-            else:
-                log.info("cold start: no predecessor is followed", error=why)
-                return
+        place = await arrival.arrive(self._path, self._doors, stop)
+        self._former, self.given, self._beside = place.former, place.given, place.beside
+        self._metrics.counter("handover_starts_total", how=place.how).inc()
 
     def adopt(self) -> None:
         """Use what the predecessor gave, before anything else is known here."""
@@ -202,17 +185,29 @@ class Succession:
         log.info("state read", pods=len(state.directory.pods), sessions=len(state.sessions))
 
     async def warm(self, lacking: Callable[[], list[str]], stop: asyncio.Event) -> None:
-        """Wait until nothing is `lacking`, or nobody serves any more, or `stop`."""
+        """Wait until nothing is `lacking`, or nobody serves any more, or `stop`.
+
+        Beside a process that cannot be followed there is no telling whether it serves: so not for long.
+        """
         loop = asyncio.get_running_loop()
         slow = loop.time() + SLOW
-        while self._former is not None and not stop.is_set() and not self._former.gone and (missing := lacking()):
+        while self.follows and not self._gone() and not stop.is_set() and (missing := lacking()):
             if loop.time() >= slow:
+                if self._beside:
+                    return
                 log.warning("still warming up: the predecessor serves on", missing=missing)
                 slow = float("inf")
             await asyncio.sleep(LOOK)
 
     async def take(self) -> None:
-        """Hold what the predecessor holds at last; from now on this process looks ahead."""
+        """Hold what the predecessor holds at last, or be beside it; from now on this process looks ahead.
+
+        Raises:
+            OSError: an address cannot be had beside it.
+        """
+        if self._beside:
+            self.given = await asyncio.to_thread(arrival.beside, self._path, self._doors, None)
+            self._beside = False
         if self._former is None:
             return
         last = await self._former.take()
@@ -224,13 +219,18 @@ class Succession:
                 log.warning("sessions are not taken over: they were asked for in another way, or by another role")
         self._sessions.rest(False)
 
-    async def done(self) -> None:
-        """This process accepts connections: the predecessor may stop."""
+    async def done(self) -> socket.socket:
+        """This process accepts connections: the predecessor may stop. The socket over which the next one asks."""
+        told = self._former is None or await self._former.done()
+        asked = self.given.pop(HANDOVER)
+        if not told:
+            asked = await self._displacing(asked)
         if self._former is not None:
-            await self._former.done()
             self._former.release()
             self._told, self._former = self._former, None
             log.info("taken over")
+        await self._standing.begin()
+        return asked
 
     def close(self) -> None:
         """Be done with the predecessor, and with sockets that nobody took."""
@@ -242,17 +242,45 @@ class Succession:
             left.close()
         self.given = {}
 
-    async def serve(self, listening: socket.socket, sockets: Mapping[str, socket.socket], key: bytes | None) -> None:
-        """Eternal: give everything to a successor, these sockets among it; `key` only if it is in no file."""
-        self._open = {**sockets, HANDOVER: listening}
+    async def serve(
+        self, asked: socket.socket, sockets: Callable[[], Mapping[str, socket.socket]], key: bytes | None
+    ) -> None:
+        """Eternal: give everything to who asks there, these sockets among it; `key` only if it is in no file."""
+        self._open = lambda: {**sockets(), HANDOVER: asked}
         self._key = None if key is None else Secret(key.hex())
-        await handover.Handover(self).run(listening)
+        heirs = handover.Handover(self)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch(heirs), name="place in the line")
+            await heirs.run(asked)
+
+    async def _displacing(self, asked: socket.socket) -> socket.socket:
+        """Another socket in the place of the one that the predecessor has too: so it sees that it is followed."""
+        try:
+            own = await asyncio.to_thread(arrival.again, self._path)
+        except OSError as error:
+            log.warning("the predecessor cannot be shown that it is followed", error=str(error))
+            return asked
+        asked.close()
+        return own
+
+    def _gone(self) -> bool:
+        return self._former is not None and self._former.gone
+
+    async def _watch(self, heirs: handover.Handover) -> None:
+        """Retire when another process is in our place, whether it was given it or not; ends with that."""
+        await self._standing.displaced(self._open)
+        if not heirs.handed:
+            log.warning("displaced: another process is in our place, and has not been given it")
+            self._sessions.rest(True)
+            # New connections are led to it; those that wait here already are answered yet.
+            await asyncio.sleep(LEAVING)
+            await heirs.displaced()
 
     # What handing over asks for.
 
     def sockets(self) -> Mapping[str, socket.socket]:
         """The listening sockets by name."""
-        return self._open
+        return self._open()
 
     async def state(self) -> bytes:
         """All that is held now."""
@@ -281,7 +309,7 @@ class Succession:
 
     async def followed(self) -> bool:
         """Whether anybody gives what there is to have now."""
-        return await handover.answered(self._path)
+        return await self._standing.followed()
 
     def _adopt_directory(self, state: State, *, same_network: bool) -> None:
         memory = state.directory

@@ -182,6 +182,17 @@ METRICS = (
         (("outcome", "sent, repeated, dropped or failed"),),
     ),
     Spec("metaproxy_descriptors_limit", "gauge", "Files and sockets that the process may have open."),
+    Spec(
+        "metaproxy_handover_starts_total",
+        "counter",
+        "Starts of this process with a handover's socket, by how it found its place.",
+        (("how", "followed, first or beside"),),
+    ),
+    Spec(
+        "metaproxy_handover_strangers",
+        "gauge",
+        "Sockets of other processes at our addresses: of one that hangs, or of a stranger who runs as our user.",
+    ),
     Spec("metaproxy_event_loop_lag_seconds", "gauge", "How late the event loop was when last looked at."),
     _BUILD,
 )

@@ -1,6 +1,6 @@
-"""A listening unix socket at a path that is ours: taken over from the dead, never from the living.
+"""A listening unix socket at a path, put there in one step.
 
-Knows: how to find out whether anybody listens at a path, and how to put a socket there in one step.
+Knows: how to find out whether anybody listens at a path, whose file is there, and how to put a socket in its place.
 Must not know: who listens, or what is said.
 
 All of it is done under a lock on the folder, so that of two processes that start at once one sees the other's socket.
@@ -12,6 +12,7 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,56 +22,96 @@ MODE = 0o600
 LONGEST = 90
 """Bytes of a path: the kernel takes 107 (unix(7)), and ours is for a moment a longer one."""
 
+LOCKED = 5.0
+"""Seconds that another process may look at the folder: it takes milliseconds, unless that process stands still."""
+
+LOOK = 0.01
+"""Seconds between two tries to lock the folder."""
+
+Identity = tuple[int, int]
+"""Which file is at a path: its device and inode."""
+
 
 class UnixSocket:
-    """See the module; `socket` listens until the process ends or closes it. Raises OSError when it cannot be had.
+    """A socket at a path that is ours: taken over from the dead, never from the living. `socket` listens until closed.
 
-    Blocks for as long as another process looks at the same folder.
+    Raises OSError when it cannot be had. Blocks for as long as another process looks at the same folder.
     """
 
     def __init__(self, path: Path, *, backlog: int) -> None:
         if len(os.fsencode(path)) > LONGEST:
             raise OSError(errno.ENAMETOOLONG, f"the path is longer than {LONGEST} bytes", str(path))
         self._path = path
-        aside = path.with_name(f".{os.getpid()}.new")
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            with _locked(path.parent):
-                _free(path)
-                aside.unlink(missing_ok=True)
-                self.socket.bind(str(aside))
-                try:
-                    aside.chmod(MODE)
-                    self.socket.listen(backlog)
-                    self._file = _identity(aside)
-                    aside.rename(path)
-                except BaseException:
-                    aside.unlink(missing_ok=True)
-                    raise
-        except BaseException:
-            self.socket.close()
-            raise
+        with locked(path.parent):
+            _free(path)
+            self.socket = put(path, backlog=backlog)
+            self._file = identity(path)
 
     def remove(self) -> None:
         """Take the path away, if it is still ours: a successor may have put its own there. Closes nothing."""
-        with contextlib.suppress(OSError), _locked(self._path.parent):
-            if _identity(self._path) == self._file:
+        with contextlib.suppress(OSError), locked(self._path.parent):
+            if identity(self._path) == self._file:
                 self._path.unlink()
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    about = path.lstat()
+def put(path: Path, *, backlog: int) -> socket.socket:
+    """A socket that listens there, for this user alone, in the place of whatever was there before.
+
+    Only who has `locked` the folder may call this. Raises OSError when it cannot be made.
+    """
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        aside.unlink(missing_ok=True)
+        made.bind(str(aside))
+        try:
+            aside.chmod(MODE)
+            made.listen(backlog)
+            aside.rename(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def identity(path: Path) -> Identity | None:
+    """Which file is there; None when there is none, or nobody may know."""
+    try:
+        about = path.lstat()
+    except OSError:
+        return None
     return about.st_dev, about.st_ino
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """While no other process is in here with that folder.
+
+    Raises:
+        OSError: there is no such folder; EBUSY: another one does not end with it.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        last = time.monotonic() + LOCKED
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= last:
+                    raise OSError(errno.EBUSY, "another process keeps the folder locked", str(folder)) from None
+            time.sleep(LOOK)
         yield
     finally:
         os.close(handle)
+
+
+def answered(path: Path) -> bool:
+    """Whether anybody listens there."""
+    return _knock(path) in {0, errno.EAGAIN}
 
 
 def _free(path: Path) -> None:
@@ -81,8 +122,11 @@ def _free(path: Path) -> None:
         return
     if not stat.S_ISSOCK(about.st_mode):
         raise OSError(errno.EEXIST, "there is something else than a socket", str(path))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
-        outcome = asking.connect_ex(str(path))
     # Only this says that nobody listens: any other answer, a full queue for one, comes from somebody who lives.
-    if outcome != errno.ECONNREFUSED:
+    if _knock(path) != errno.ECONNREFUSED:
         raise OSError(errno.EADDRINUSE, "another process listens there", str(path))
+
+
+def _knock(path: Path) -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
+        return asking.connect_ex(str(path))

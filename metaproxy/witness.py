@@ -28,6 +28,7 @@ from metaproxy import netlink, sockets
 from metaproxy.carriers import Carrier, Device, Lives, Seen, Table
 from metaproxy.lookout import Lookout
 from metaproxy.netlink import End, Forwarding, Overrun
+from metaproxy.netlinksieve import sieve, unwanted
 from metaproxy.netlinkwire import sealed
 from metaproxy.telemetry import Metrics
 
@@ -263,7 +264,7 @@ class Witness:
         """Let the kernel throw away what nobody wants to hear, before it can fill the socket."""
         assert self._socket is not None  # noqa: S101  only while running
         self._hardware = frozenset(hardware for _, hardware in self._watched)
-        program = b"" if self._by_table else netlink.sieve(self._hardware)
+        program = b"" if self._by_table else sieve(self._hardware)
         try:
             sockets.sift(self._socket, program)
         except OSError as error:
@@ -298,7 +299,7 @@ class Witness:
                 self._listen()
                 self._lost(error)
                 continue
-            if self._by_table or not netlink.unwanted(data, self._hardware):
+            if self._by_table or not unwanted(data, self._hardware):
                 self._read(data)
         if not self._behind:
             self._behind = True

@@ -169,6 +169,11 @@ class AdmissionPolicies(Block):
         description="Namespaces whose pods they let through, besides the release's own and those labelled "
         "`metaproxy.dev/trusted`.",
     )
+    nodes: bool = Field(
+        default=True,
+        description="With `config.node.remove_startup_taint`, whether an agent is held to its own node and its own "
+        "taint. Goes by a claim that the tokens of pods have from Kubernetes 1.30 on; before that nothing is made.",
+    )
 
 
 class HelmTest(Block):

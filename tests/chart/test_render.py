@@ -427,6 +427,26 @@ def test_another_user(helm: Helm, group: int) -> None:
     assert "st_uid != 1000660000 " in found["folder"]["command"][-1]
 
 
+def test_an_agent_is_held_to_its_own_node(helm: Helm) -> None:
+    """Wherever it may patch nodes: by a policy of the release's own, for the release's own account."""
+
+    def made(values: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
+        objects = helm.with_values(values, **more)
+        return {each["kind"]: each for each in objects if each["metadata"]["name"].endswith("-nodes")}
+
+    taint = {"config.node.remove_startup_taint": True}
+    found = made({**taint, "fullnameOverride": "mine", "namespaceOverride": "there", "serviceAccount.name": "sa"})
+    policy, binding = found["ValidatingAdmissionPolicy"], found["ValidatingAdmissionPolicyBinding"]
+    assert policy["metadata"]["name"] == binding["spec"]["policyName"] == "mine-nodes"
+    (condition,) = policy["spec"]["matchConditions"]
+    assert condition["expression"] == "request.userInfo.username == 'system:serviceaccount:there:sa'"
+    assert not made({})
+    assert not made({"admissionPolicies.enabled": True})
+    assert not made({**taint, "admissionPolicies.nodes": False})
+    old = helm.run("template", "m", CHART, "--set=config.node.remove_startup_taint=true", "--kube-version", "1.29.1")
+    assert "ValidatingAdmissionPolicy" not in old
+
+
 def test_policies_need_their_kind(helm: Helm) -> None:
     """An API server without them is told so before anything is installed."""
     flags = ("--set=admissionPolicies.enabled=true", "--kube-version")

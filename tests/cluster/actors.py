@@ -71,15 +71,25 @@ class Actors:
             for rule in role["rules"]:
                 self._wait_allowed(subject["namespace"], subject["name"], rule, allowed=False)
 
-    def mint_token(self, namespace: str, account: str, *, seconds: int = 600, audiences: Sequence[str] = ()) -> str:
+    def mint_token(
+        self,
+        namespace: str,
+        account: str,
+        *,
+        seconds: int = 600,
+        pod: Json | None = None,
+        audiences: Sequence[str] = (),
+    ) -> str:
         """A token for the account by TokenRequest, for the API server itself unless told otherwise.
 
-        The server takes no life below 600 s.
+        The server takes no life below 600 s. With a pod it is bound to that and its node, as one that the kubelet asks
+        for.
         """
-        answer = self.admin.post(
-            f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
-            {"spec": {"expirationSeconds": seconds, "audiences": [*audiences]}},
-        )
+        spec: Json = {"expirationSeconds": seconds, "audiences": [*audiences]}
+        if pod is not None:
+            about = pod["metadata"]
+            spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Pod", "name": about["name"], "uid": about["uid"]}
+        answer = self.admin.post(f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token", {"spec": spec})
         token: str = answer["status"]["token"]
         return token
 

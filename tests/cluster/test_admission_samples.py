@@ -1,6 +1,7 @@
 """The admission policies of docs/security.md, given to a real API server as they stand there."""
 
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.api import Api, ApiFailure
+from tests.cluster.api import MERGE_PATCH, Api, ApiFailure
 from tests.cluster.harness import Cluster
 from tests.cluster.waiting import wait_until
 
@@ -41,7 +42,7 @@ def samples(cluster: Cluster) -> Iterator[Api]:
                 path = PATHS[document["kind"]]
                 admin.post(path, document)
                 made.append(f"{path}/{document['metadata']['name']}")
-        assert len(made) == 4
+        assert len(made) == 6
         yield admin
     finally:
         for path in made:
@@ -92,3 +93,60 @@ def test_namespaces(samples: Api, cluster: Cluster) -> None:
     grant = {"apiGroups": ["metaproxy.dev"], "resources": ["namespaceroles"], "verbs": ["grant"]}
     cluster.grant("default", "editor", [grant], name="sample-granter")
     assert refused(editor, dry, marked) == ""
+
+
+OURS = {"key": "metaproxy.dev/agent-not-ready", "effect": "NoSchedule"}
+OTHERS = {"key": "example.com/others", "effect": "NoSchedule"}
+NODE_CLAIM = "no node but its own"
+
+
+def test_nodes(samples: Api, cluster: Cluster) -> None:
+    """With the chart's right to patch nodes an agent takes its own taint off its own node, and can do nothing else."""
+    namespace = "metaproxy"
+    cluster.create_namespace(namespace)
+    made = [f"node-{name}-{secrets.token_hex(4)}" for name in ("mine", "theirs")]
+    try:
+        for account in ("metaproxy", "janitor"):
+            cluster.create_service_account(namespace, account)
+            rule = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]}
+            cluster.grant(namespace, account, [rule], name=f"sample-{account}")
+        for name in made:
+            spec = {"taints": [OURS, OTHERS]}
+            cluster.admin.post("/api/v1/nodes", {"metadata": {"name": name, "labels": {"a": "b"}}, "spec": spec})
+        mine, theirs = (f"/api/v1/nodes/{name}" for name in made)
+        its = pod("agent", nodeName=made[0], serviceAccountName="metaproxy")
+        bound = samples.post(f"/api/v1/namespaces/{namespace}/pods", its)
+        agent = cluster.api(cluster.mint_token(namespace, "metaproxy", pod=bound))
+        off = {"spec": {"taints": taints_of(samples, mine, without=OURS)}}
+
+        def refusal(api: Api, path: str, change: dict[str, Any]) -> str:
+            answer = api.request("PATCH", f"{path}?dryRun=All", change, content_type=MERGE_PATCH)
+            return "" if answer.status < 300 else str(answer.json()["message"])
+
+        wait_until("the policy has effect", lambda: NODE_CLAIM in refusal(agent, theirs, off), EFFECT_SECONDS)
+        for change, reason in (
+            ({"spec": {"taints": taints_of(samples, mine, without=OTHERS)}}, "its own taint and no other"),
+            ({"spec": {"taints": [*off["spec"]["taints"], {**OTHERS, "effect": "NoExecute"}]}}, "its own taint and no"),
+            ({"spec": {"taints": None}}, "its own taint and no other"),
+            ({"spec": {"unschedulable": True}}, "nothing of a node but its taints"),
+            ({"metadata": {"labels": {"a": "c"}}}, "nothing of a node but its taints"),
+            ({"metadata": {"annotations": {"a": "c"}}}, "nothing of a node but its taints"),
+        ):
+            assert reason in refusal(agent, mine, change), change
+        unbound = cluster.api(cluster.mint_token(namespace, "metaproxy"))
+        assert NODE_CLAIM in refusal(unbound, mine, off)
+        # Of others it says nothing.
+        janitor = cluster.api(cluster.mint_token(namespace, "janitor"))
+        assert refusal(janitor, theirs, {"spec": {"unschedulable": True}}) == ""
+        agent.merge(mine, off)
+        assert OURS["key"] not in {taint["key"] for taint in taints_of(samples, mine)}
+    finally:
+        for name in made:
+            samples.request("DELETE", f"/api/v1/nodes/{name}")
+        cluster.delete_namespace(namespace)
+
+
+def taints_of(api: Api, path: str, *, without: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """A node's taints, but for one."""
+    left = "" if without is None else without["key"]
+    return [taint for taint in api.get(path)["spec"].get("taints") or [] if taint["key"] != left]

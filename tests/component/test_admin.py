@@ -253,6 +253,30 @@ async def test_a_unix_socket_is_this_machine(tmp_path: Path) -> None:
     assert not (tmp_path / "admin").exists()
 
 
+@pytest.mark.sockets
+async def test_who_retires_leaves_the_address_and_keeps_the_socket(tmp_path: Path) -> None:
+    """Another process has the address; who is connected there is sent away after an answer; own probes go on."""
+    world = World()
+    own = await asyncio.to_thread(UnixSocket, tmp_path / "admin", backlog=16)
+    await world.admin.open([listening("127.0.0.1", 0, backlog=16, free=False), own.socket])
+    reader, writer = await asyncio.open_connection(*world.admin.address)
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert b"Connection" not in await reader.readuntil(b"ok\n")
+    await world.admin.retire()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*world.admin.address)
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert b"Connection: close" in await reader.read()
+    writer.close()
+    connector = aiohttp.UnixConnector(str(tmp_path / "admin"))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        for _ in range(2):
+            async with session.get("http://localhost/livez") as response:
+                assert response.status == 200
+    await world.admin.close()
+    await asyncio.to_thread(own.remove)
+
+
 # HTTP.
 
 

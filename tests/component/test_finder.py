@@ -327,7 +327,7 @@ async def test_a_flood_of_unknown_addresses_is_cheap() -> None:
         assert all(isinstance(refusal, CallerUnknown) for _, refusal in answers)
         assert max(held for held, _ in answers) <= HOLD + MOMENT
         assert 1 <= len(b.api.reads) <= READ_BURST + READ_RATE * seconds
-        assert b.finder._waiting == {}, "nothing is kept of who went"
+        assert b.finder._waiters._waiting == {}, "nothing is kept of who went"
 
 
 async def test_a_flood_does_not_starve_a_pod() -> None:
@@ -438,7 +438,7 @@ async def test_who_hangs_up_leaves_nothing() -> None:
         await asyncio.sleep(0.1)
         last.cancel()
         await asyncio.wait([last])
-        assert b.finder._waiting == {}
+        assert b.finder._waiters._waiting == {}
 
 
 async def test_told_and_gone_in_one_moment() -> None:
@@ -453,7 +453,7 @@ async def test_told_and_gone_in_one_moment() -> None:
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
-            assert b.finder._waiting == {}
+            assert b.finder._waiters._waiting == {}
 
 
 async def test_a_deadline_that_is_over_is_no_wait() -> None:

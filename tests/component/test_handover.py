@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from metaproxy import handover
-from metaproxy.handover import DONE, HELLO, SOCKETS, STATE, TAKE, Handover, HandoverError, ask
+from metaproxy import arrival, handover, handoverwire, unixsocket
+from metaproxy.handover import Handover
+from metaproxy.handoverwire import DONE, HELLO, SOCKETS, STATE, TAKE, BusyError, HandoverError
+from metaproxy.predecessor import OthersError, Predecessor, SilentError, ask
 
 pytestmark = pytest.mark.sockets
 
@@ -91,7 +93,7 @@ class House:
 async def running(path: Path) -> AsyncIterator[House]:
     """A process that serves, as far as a successor can see."""
     with closing(House()) as house:
-        task = asyncio.create_task(Handover(house).run(await asyncio.to_thread(handover.bound, path)))
+        task = asyncio.create_task(Handover(house).run(await asyncio.to_thread(arrival.again, path)))
         try:
             async with asyncio.timeout(BOUND):
                 yield house
@@ -140,8 +142,7 @@ async def test_everything_is_handed_over(tmp_path: Path) -> None:
         assert house.said == []
         assert await former.take() == b"2" * 300_000
         assert house.said == [True]
-        await former.done()
-        await house.retired.wait()
+        assert await former.done()
         assert house.said == [True, "retire"]
         former.close()
         house.close()
@@ -156,10 +157,10 @@ async def test_a_successor_that_dies(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     async with running(path) as house:
         (await ask(path, needed=NAME)).close()
-        former = await ask(path, needed=NAME)
+        former = await until_offered(path)
         await former.take()
         former.close()
-        former = await ask(path, needed=NAME)
+        former = await until_offered(path)
         assert house.said == [True, False]
         await former.take()
         await former.done()
@@ -172,7 +173,7 @@ async def test_a_successor_that_ends_later(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with closing(House()) as house:
         house.elsewhere = False
-        task = asyncio.create_task(Handover(house).run(await asyncio.to_thread(handover.bound, path)))
+        task = asyncio.create_task(Handover(house).run(await asyncio.to_thread(arrival.again, path)))
         former = await ask(path, needed=NAME)
         await former.take()
         await former.done()
@@ -193,21 +194,20 @@ async def test_a_successor_that_never_serves(tmp_path: Path, monkeypatch: pytest
         former = await ask(path, needed=NAME)
         await former.take()
         with closing(former):
-            (await ask(path, needed=NAME)).close()
+            (await until_offered(path)).close()
         assert house.said == [True, False]
 
 
-async def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two successors the second gets no answer while the first is served; then it may."""
-    monkeypatch.setattr(handover, "PATIENCE", 0.5)
+async def test_one_at_a_time(tmp_path: Path) -> None:
+    """Of two successors the second is told to come later while the first is served; then it may."""
     path = tmp_path / "socket"
     async with running(path):
         first = await ask(path, needed=NAME)
-        with pytest.raises(HandoverError, match="no answer within"):
-            await ask(path, needed=NAME)
+        for _ in range(2):
+            with pytest.raises(BusyError, match="another process"):
+                await ask(path, needed=NAME)
         first.close()
-        monkeypatch.setattr(handover, "PATIENCE", BOUND)
-        (await ask(path, needed=NAME)).close()
+        (await until_offered(path)).close()
 
 
 async def test_a_mistake_of_ours_ends_nothing(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ async def test_a_predecessor_that_goes(tmp_path: Path) -> None:
     assert former.gone
     house.close()
     assert await former.take() is None
-    await former.done()
+    assert not await former.done()
     with socket.create_connection(former.sockets[NAME].getsockname()):
         pass
     former.close()
@@ -242,7 +242,7 @@ async def test_nobody_is_there(tmp_path: Path) -> None:
     with pytest.raises(HandoverError, match="nobody is there"):
         await ask(path, needed=NAME)
     for _ in range(2):
-        (await asyncio.to_thread(handover.bound, path)).close()
+        (await asyncio.to_thread(arrival.again, path)).close()
         with pytest.raises(HandoverError, match="nobody is there"):
             await ask(path, needed=NAME)
     path.unlink()
@@ -250,7 +250,15 @@ async def test_nobody_is_there(tmp_path: Path) -> None:
     with pytest.raises(HandoverError, match="nobody is there"):
         await ask(path, needed=NAME)
     with pytest.raises(OSError, match="No such file"):
-        await asyncio.to_thread(handover.bound, tmp_path / "nowhere" / "socket")
+        await asyncio.to_thread(arrival.again, tmp_path / "nowhere" / "socket")
+
+
+async def until_offered(path: Path) -> Predecessor:
+    """Ask until there is time for us: the other side may not have seen yet that the one before has gone."""
+    async with asyncio.timeout(BOUND):
+        while True:
+            with suppress(BusyError):
+                return await ask(path, needed=NAME)
 
 
 ONE = json.dumps([NAME]).encode()
@@ -306,7 +314,7 @@ async def test_more_descriptors_than_there_can_be(tmp_path: Path) -> None:
 
 async def test_a_predecessor_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It accepts, or gives half of it, and says no more: bounded in time, at each step."""
-    monkeypatch.setattr(handover, "PATIENCE", 0.3)
+    monkeypatch.setattr(handoverwire, "PATIENCE", 0.3)
     path = tmp_path / "socket"
     with closing(listening()) as given:
         for parts in ((), (frame(SOCKETS, ONE),), (frame(SOCKETS, ONE), frame(STATE, b"x" * 99)[:-1])):
@@ -382,10 +390,78 @@ async def test_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with capture_logs() as logs:
             out, _ = await (await started(ASKS, folder / "ours")).communicate()
         assert out == b"b''\n"
-        assert "neither ours nor root's" in logs[0]["error"]
+        assert "and not ours" in logs[0]["error"]
     process = await started(OFFERS, folder / "theirs")
     assert process.stdout is not None
     assert await process.stdout.readline() == b"up\n"
-    with pytest.raises(HandoverError, match="neither ours nor root's"):
+    with pytest.raises(HandoverError, match="and not ours"):
         await ask(folder / "theirs", needed=NAME)
     assert (await process.communicate())[0] == b"b''\n"
+
+
+async def test_root_is_no_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It neither gets anything nor is followed by an agent of another user: in a container everybody may be root."""
+    path = tmp_path / "socket"
+    async with running(path) as house:
+        # Both ends are of our user, which is root where it matters; the agent is then said to be another one.
+        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+        with pytest.raises(OthersError, match="and not ours"):
+            await ask(path, needed=NAME)
+        with capture_logs() as logs, closing(socket.socket(socket.AF_UNIX)) as other:
+            other.connect(str(path))
+            other.sendall(frame(HELLO))
+            await asyncio.to_thread(_drained, other)
+        assert house.number == 0
+        assert "and not ours" in logs[-1]["error"]
+
+
+async def test_what_was_said_while_this_process_stood_still(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its time is over when it wakes up, and the successor has long said that it serves: that counts."""
+    path = tmp_path / "socket"
+    async with running(path) as house:
+        former = await ask(path, needed=NAME)
+        await former.take()
+        monkeypatch.setattr(handover, "TAKING", -1.0)
+        assert await former.done()
+        assert house.said == [True, "retire"]
+        former.close()
+
+
+async def test_nobody_was_told_that_it_is_displaced(tmp_path: Path) -> None:
+    """Who is displaced retires, gives nothing away any more, and goes on as long as whoever displaced it serves."""
+    path = tmp_path / "socket"
+    with closing(House()) as house:
+        one = Handover(house)
+        task = asyncio.create_task(one.run(await asyncio.to_thread(arrival.again, path)))
+        former = await ask(path, needed=NAME)
+        await one.displaced()
+        assert house.said == ["retire"]
+        former.close()
+        await one.displaced()
+        assert house.said == ["retire"]
+        house.elsewhere = False
+        with pytest.raises(RuntimeError, match="nobody serves any more"):
+            async with asyncio.timeout(BOUND):
+                await task
+
+
+async def test_who_only_looks_is_no_successor(tmp_path: Path) -> None:
+    """A connection that says nothing and ends is no news for the operator."""
+    path = tmp_path / "socket"
+    async with running(path):
+        with capture_logs() as logs:
+            assert await asyncio.to_thread(unixsocket.answered, path)
+            (await until_offered(path)).close()
+        assert {line["log_level"] for line in logs if line["event"] == "a successor has not taken over"} <= {"debug"}
+
+
+async def test_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that accepts nobody, whose queue is even full, hangs: that is another thing than one that is gone."""
+    monkeypatch.setattr(handoverwire, "PATIENCE", 0.2)
+    path = tmp_path / "socket"
+    with closing(socket.socket(socket.AF_UNIX)) as hanging:
+        hanging.bind(str(path))
+        hanging.listen(0)
+        for said in ("no answer within", "as many processes wait"):
+            with pytest.raises(SilentError, match=said):
+                await ask(path, needed=NAME)

@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from metaproxy import sockets
+from metaproxy.acceptor import BATCH
 from metaproxy.connection import TURN
 from metaproxy.eager import in_task
 from metaproxy.errors import Reason
@@ -47,10 +48,14 @@ class Walk:
         self.held = asyncio.Event()
         self.release = asyncio.Event()
         self.hung_up = asyncio.Event()
+        self.closing: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.closed: asyncio.Task[None] | None = None
 
     async def __call__(self, request: Request) -> Answer:
-        """One answer."""
+        """One answer; the first begins what is to be begun while others wait."""
         self.requests.append(request)
+        if self.closing is not None and self.closed is None:
+            self.closed = asyncio.create_task(self.closing())
         if request.target == "/hold":
             await in_task()
             self.held.set()
@@ -747,6 +752,21 @@ async def test_one_that_was_only_just_accepted_gives_way_too() -> None:
         burst[-1].close()
 
 
+async def test_a_burst_is_accepted_in_a_few_turns() -> None:
+    """Many at once, so that who has come last does not wait for as many turns; but not all, for others have theirs."""
+    async with bench(connections=300, connections_per_address=256) as b:
+        where = b.listener.addresses[0]
+        burst = [socket.create_connection(where, source_address=(POD, 0)) for _ in range(200)]
+        turns, most, before = 0, 0, 0
+        while b.listener.size < 200:
+            await asyncio.sleep(0)
+            turns, most, before = turns + 1, max(most, b.listener.size - before), b.listener.size
+            assert turns < 50
+        assert most <= BATCH
+        for each in burst:
+            each.close()
+
+
 async def test_one_address_has_so_much_of_a_turn() -> None:
     """Hundreds of connections that ask at once are answered between those of everybody else, all of them in the end."""
     async with bench(connections=300, connections_per_address=256) as b:
@@ -827,6 +847,19 @@ async def test_without_anything_to_give_up_it_looks_again() -> None:
         wire = Wire(*await asyncio.open_connection(sock=late))
         b.wires.append(wire)
         assert (await wire.ask(get())).status == 200
+
+
+async def test_it_may_be_closed_while_it_waits_for_descriptors() -> None:
+    """Nothing is accepted after that."""
+    async with bench() as b:
+        late = unconnected(POD)
+        with late, no_more_files():
+            await asyncio.get_running_loop().sock_connect(late, b.listener.addresses[0])
+            await b.until(lambda: failures(b, "EMFILE") == 1)
+            await b.listener.close()
+        (acceptor,) = b.listener._acceptors
+        assert acceptor._again is not None
+        assert acceptor._again.cancelled()
 
 
 class Odd(socket.socket):
@@ -914,6 +947,26 @@ async def test_closing_lets_held_requests_end() -> None:
         assert await held.rest() == b""
         async with asyncio.timeout(BOUND):
             await closing
+
+
+@pytest.mark.parametrize("retired", [False, True])
+async def test_closing_lets_requests_that_wait_for_their_turn_be_answered(retired: bool) -> None:
+    """They have come in time; that their address has asked much is no reason to lose them."""
+    async with bench(connections=512, connections_per_address=512, farewell=0.0) as b:
+        wires = [await b.dial() for _ in range(10 * TURN)]
+        for wire in wires:
+            assert (await wire.ask(get())).status == 200
+        if retired:
+            b.listener.retire()
+        b.walk.requests.clear()
+        b.walk.closing = b.listener.close
+        for wire in wires:
+            wire.writer.write(get("/last"))
+        for wire in wires:
+            assert (await wire.reply()).asked["target"] == "/last"
+            assert await wire.rest() == b""
+        assert b.walk.closed is not None
+        await b.walk.closed
 
 
 async def test_closing_does_not_wait_for_ever() -> None:

@@ -44,15 +44,17 @@ class AgentProcess:
         environment: Mapping[str, str],
         *,
         host: str | None = None,
+        port: int = 8181,
         prefix: tuple[str, ...] = (),
     ) -> None:
         self.host = host or own_address()
-        self.url = f"http://{self.host}:8181"
+        self.url = f"http://{self.host}:{port}"
         self.admin = f"{self.host}:9181"
         self.log_file = folder / "agent.log"
+        self.socket = folder / "admin.sock"
         self._prefix = prefix
         self._arguments = (
-            f"--server.listen={self.host}:8181",
+            f"--server.listen={self.host}:{port}",
             "--server.accept-direct=true",
             f"--admin.listen={self.admin}",
             f"--upstream.url=http://{self.host}:9",
@@ -96,6 +98,18 @@ class AgentProcess:
                 return response.status, await response.text()
         except aiohttp.ClientConnectionError:
             return 0, ""
+
+    async def own(self, path: str) -> str:
+        """What this very process says at its unix socket, whoever has the operator's address; empty while it is not."""
+        connector = aiohttp.UnixConnector(str(self.socket))
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.get(f"http://own{path}") as answer,
+            ):
+                return await answer.text()
+        except aiohttp.ClientConnectionError:
+            return ""
 
     async def until_ready(self) -> None:
         """Wait until it says that it is ready."""

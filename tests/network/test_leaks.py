@@ -160,6 +160,23 @@ def test_applied_again_and_again_under_load(build: Callable[..., Lab], backend: 
 
 
 @BACKENDS
+def test_the_port_changes_under_load(build: Callable[..., Lab], backend: str) -> None:
+    """To and fro while somebody listens at both, as after a takeover: not one request fails, and none is led on."""
+    lab = build(backend=backend)
+    lab.apply()
+    lab.agent(*(f"--server.listen={OWN[4] if family == 4 else f'[{OWN[6]}]'}:8282" for family in lab.families))
+    with Hammer(*lab.aims, patience=30.0) as hammer:
+        for port in (8282, 8181, 8282, 8181):
+            done = lab.redirect("apply", f"--redirect.port={port}")
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "until somebody listens" not in done.stdout
+            hammer.more(5)
+    assert hammer.counts["failed"] == 0, hammer.troubles
+    assert hammer.counts["real"] == 0
+    assert lab.leaks() == []
+
+
+@BACKENDS
 def test_applied_first_under_load(build: Callable[..., Lab], backend: str) -> None:
     """From the moment at which apply says that it is done, nobody reaches the real service any more."""
     lab = build(backend=backend)

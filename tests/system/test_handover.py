@@ -5,6 +5,7 @@ Pods come from files; STS is scripted. The load is made by a process of its own.
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -16,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from metaproxy import handover, listener
+from metaproxy import arrival, handover, listener, portgroup, sockets
 from tests.component.test_listwatch_suite import write_kubeconfig
-from tests.fakes.agent import namespace_yaml, pod_yaml, write
+from tests.fakes.agent import ask, namespace_yaml, pod_yaml, write
 from tests.fakes.kube_api import FakeKubeApi
 from tests.fakes.process import ROLES, AgentProcess, until
 from tests.fakes.sts import FakeSts, Step
@@ -58,8 +59,8 @@ class Line:
         """The newest."""
         return self.agents[-1]
 
-    async def next(self, *arguments: str) -> AgentProcess:
-        """Start one more, with the first one's addresses."""
+    async def next(self, *arguments: str, port: int = 8181) -> AgentProcess:
+        """Start one more, with the first one's addresses, or pods' at another port."""
         self.started += 1
         folder = self.folder / str(self.started)
         folder.mkdir()
@@ -69,11 +70,13 @@ class Line:
                 *(self.source or [f"--source.manifests={self.folder / 'pods.yaml'}"]),
                 f"--sts.endpoint-url={self.sts.url}",
                 f"--handover.socket={self.socket}",
+                f"--admin.socket={folder / 'admin.sock'}",
                 *self.arguments,
                 *arguments,
             ),
             {},
             host=self.agents[0].host if self.agents else None,
+            port=port,
         )
         self.agents.append(agent)
         await agent.start()
@@ -89,9 +92,9 @@ class Line:
             *(pod_yaml("shop", name, address, role=role) for name, (role, address) in more.items()),
         )
 
-    async def follow(self, *arguments: str) -> AgentProcess:
+    async def follow(self, *arguments: str, port: int = 8181) -> AgentProcess:
         """Start one more, and wait until it has taken over."""
-        former, agent = self.now, await self.next(*arguments)
+        former, agent = self.now, await self.next(*arguments, port=port)
         await until("it has taken over", lambda: '"taken over"' in agent.log(), agent.log)
         await until("the former one knows", lambda: '"handed over"' in former.log(), former.log)
         return agent
@@ -116,6 +119,31 @@ async def line(folder: Path, *arguments: str) -> AsyncIterator[Line]:
             order = sorted(made.agents, key=lambda agent: '"handed over"' not in agent.log())
             codes = [await agent.stop() for agent in order]
         assert codes == [0] * len(codes)
+
+
+async def until_all_told(agent: AgentProcess) -> None:
+    """Every session is held again, so that no request has to wait for one."""
+    for pod in PODS:
+        await agent.until_told(pod, 200, "shop-web")
+        await agent.until_told(pod, 200, "AccessKeyId", f"{ROLES}shop-web")
+
+
+async def until_own_ready(agent: AgentProcess) -> None:
+    """The process itself says that it is ready, whichever has the operator's address."""
+
+    async def ready() -> bool:
+        return await agent.own("/readyz") == "ok\n"
+
+    await until("the agent is ready", ready, agent.log)
+
+
+async def until_metric(agent: AgentProcess, line: str) -> None:
+    """The process itself says so, whichever has the operator's address."""
+
+    async def told() -> bool:
+        return line in (await agent.own("/metrics")).splitlines()
+
+    await until(line, told, agent.log)
 
 
 @asynccontextmanager
@@ -230,21 +258,135 @@ async def test_a_predecessor_that_dies_while_its_successor_warms_up(tmp_path: Pa
         assert len(upgrade.sts.calls()) == SESSIONS
 
 
-async def test_a_predecessor_that_hangs(tmp_path: Path) -> None:
-    """It has the addresses and answers nobody: waited for, with the reason in the log, until it is ended."""
-    async with line(tmp_path) as upgrade:
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGCONT])
+async def test_a_predecessor_that_hangs(tmp_path: Path, end: signal.Signals) -> None:
+    """It has the addresses and answers nobody: the next one begins beside it, and no request fails from then on.
+
+    Neither when it is killed, nor when it wakes up: then it sees that another one is in its place, and retires.
+    """
+    async with line(tmp_path) as upgrade, AsyncExitStack() as stack:
         former = upgrade.now
         former.process.send_signal(signal.SIGSTOP)
         agent = await upgrade.next()
-        await until("it waits", lambda: "waiting: the predecessor cannot be followed" in agent.log(), agent.log)
+        await until_own_ready(agent)  # the operator's address may yet lead to the former one
+        assert '"cold start beside a process that hangs"' in agent.log()
         assert "no answer within 3 s" in agent.log()
-        assert await agent.stop() == 0  # it may be ended while it waits
-        agent = await upgrade.next()
+        await until_all_told(agent)
+        outcome = await stack.enter_async_context(load(agent))
+        strangers = "metaproxy_handover_strangers {}"
+        await until_metric(agent, strangers.format("2.0"))  # the former one's sockets for pods and for the operator
+        if end is signal.SIGKILL:
+            await former.stop(end)
+            upgrade.agents.remove(former)
+        else:
+            former.process.send_signal(end)
+            await until("it retires", lambda: '"displaced: another process' in former.log(), former.log)
+        await until_metric(agent, strangers.format("0.0"))
+        if end is signal.SIGKILL:
+            await upgrade.follow()
+        await stack.aclose()
+        told = outcome.result()
+        assert told["failed"] == []
+        assert min(told["fresh"], told["kept"], told["idle"]) > len(PODS)
+
+
+async def test_two_begin_beside_one_that_hangs(tmp_path: Path) -> None:
+    """One does, and the other sees it and follows that one; in any case one serves at last, and the other retires."""
+    async with line(tmp_path) as upgrade:
+        former = upgrade.now
+        former.process.send_signal(signal.SIGSTOP)
+        two = [await upgrade.next(), await upgrade.next()]
+
+        async def retired() -> list[bool]:
+            return ["another process has taken over" in (await agent.own("/readyz?verbose")) for agent in two]
+
+        async def settled() -> bool:
+            return sorted(await retired()) == [False, True]
+
+        await until("one has retired", settled, lambda: "".join(agent.log() for agent in two))
+        await until_all_told(two[0])
         await former.stop(signal.SIGKILL)
         upgrade.agents.remove(former)
+
+
+async def test_a_predecessor_that_speaks_another_language(tmp_path: Path) -> None:
+    """It serves, and cannot be followed: the next one warms up, begins beside it, and then gets all connections."""
+    async with line(tmp_path) as upgrade:
+        first = upgrade.now
+        await first.stop()
+        hosts = await asyncio.to_thread(portgroup.first, first.host, 8181, backlog=64, free=False)
+        asked = await asyncio.to_thread(arrival.again, upgrade.socket)
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nthe other version")
+            await writer.drain()
+            writer.close()
+
+        async with (
+            await asyncio.start_server(answer, sock=hosts),
+            await asyncio.start_unix_server(answer, sock=asked),
+        ):
+            gate = asyncio.Event()
+            upgrade.sts.settings["GetCallerIdentity"] = Step(gate=gate)
+            agent = await upgrade.next()
+            await until("it warms up", lambda: "that cannot be followed" in agent.log(), agent.log)
+            for _ in range(20):
+                assert (await agent.ask(PODS[0]))[1] == b"the other version"
+            gate.set()
+            await agent.until_ready()
+            for _ in range(50):
+                assert await agent.ask(PODS[0]) == (200, b"shop-web")
+        await upgrade.follow()
+
+
+async def test_a_strangers_address(tmp_path: Path) -> None:
+    """No agent has it: waited for a while, and then the process ends with 2 and says whose it is and what to do."""
+    async with line(tmp_path) as upgrade:
+        first = upgrade.now
+        await first.stop()
+        with sockets.listening(first.host, 8181, backlog=1, free=False):
+            agent = await upgrade.next()
+            async with asyncio.timeout(120):
+                assert await agent.process.wait() == 2
+            upgrade.agents.remove(agent)
+        said = agent.log()
+        assert f"Address already in use: {first.host} port 8181, held by user {os.geteuid()}, which is ours" in said
+        assert "`ss -ltnp 'sport = :8181'` on the node shows the process" in said
+        assert "Traceback" not in said
+
+
+async def test_a_strangers_address_for_the_operator(tmp_path: Path) -> None:
+    """It keeps no pod waiting: it is tried again, and said meanwhile where the operator is answered."""
+    async with line(tmp_path) as upgrade:
+        first = upgrade.now
+        await first.stop()
+        with sockets.listening(first.host, 9181, backlog=1, free=False):
+            agent = await upgrade.next()
+            await until("it listens", lambda: '"listening"' in agent.log(), agent.log)
+            await agent.until_told(PODS[0], 200, "shop-web")
+            assert f"admin address: Address already in use: {agent.admin}" in await agent.own("/readyz?verbose")
         await agent.until_ready()
-        assert "cold start" in agent.log()
-        assert await agent.ask(PODS[0]) == (200, b"shop-web")
+        assert "admin address: as it should be" in await agent.own("/readyz?verbose")
+        await upgrade.follow()
+
+
+async def test_a_predecessor_that_does_not_say_that_it_stops(tmp_path: Path) -> None:
+    """It may have given up on its successor: so that one puts a socket of its own at the path, which is seen."""
+
+    class Stuck(Other):
+        async def retire(self) -> None:
+            await asyncio.Event().wait()
+
+    async with line(tmp_path) as upgrade:
+        await upgrade.now.stop()
+        async with other(upgrade, Stuck):
+            before = upgrade.socket.lstat().st_ino
+            agent = await upgrade.next()
+            await until("it is done", lambda: "the predecessor has not said that it stops" in agent.log(), agent.log)
+            await agent.until_ready()
+            await until("it goes on", lambda: '"taken over"' in agent.log(), agent.log)
+            assert upgrade.socket.lstat().st_ino != before
+        await upgrade.follow()
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
@@ -280,49 +422,89 @@ async def test_two_successors_at_once(tmp_path: Path) -> None:
         assert len(upgrade.sts.calls()) == calls
 
 
-async def test_a_state_that_cannot_be_read(tmp_path: Path) -> None:
-    """Of another version: its sockets are taken, and sessions are asked for anew before it serves."""
+class Other:
+    """A process of another version, as far as a successor can see: its state is quite another."""
 
-    class Other:
-        def __init__(self, made: dict[str, socket.socket]) -> None:
-            self.made = made
-            self.calls: list[str] = []
+    def __init__(self, made: dict[str, socket.socket]) -> None:
+        self.made = made
+        self.calls: list[str] = []
 
-        def sockets(self) -> dict[str, socket.socket]:
-            return self.made
+    def sockets(self) -> dict[str, socket.socket]:
+        """Those that it was made with."""
+        return self.made
 
-        async def state(self) -> bytes:
-            return b'{"format":2,"state":"quite another"}'
+    async def state(self) -> bytes:
+        """Of no use."""
+        return b'{"format":2,"state":"quite another"}'
 
-        def rest(self, resting: bool) -> None:
-            self.calls.append(f"rest {resting}")
+    def rest(self, resting: bool) -> None:
+        """It is told to rest, or to go on."""
+        self.calls.append(f"rest {resting}")
 
-        async def retire(self) -> None:
-            for each in self.made.values():
-                each.close()
-            self.calls.append("retire")
+    async def retire(self) -> None:
+        """It is told to stop."""
+        for each in self.made.values():
+            each.close()
+        self.calls.append("retire")
 
-        async def followed(self) -> bool:
-            return True
+    async def followed(self) -> bool:
+        """Yes."""
+        return True
 
-    async with line(tmp_path) as upgrade:
-        first = upgrade.now
-        await first.stop()
-        made = listener.bound([(first.host, 8181)])
-        other = Other({f"pods at {first.host}:8181": made[first.host, 8181]})
-        asked = await asyncio.to_thread(handover.bound, upgrade.socket)
-        other.made["handover"] = asked
-        serving = asyncio.create_task(handover.Handover(other).run(asked.dup()))
-        calls = len(upgrade.sts.calls())
-        agent = await upgrade.next()
-        waiting = asyncio.create_task(agent.ask(PODS[0]))  # while nobody accepts, it waits in the kernel
-        assert await waiting == (200, b"shop-web")
-        await until("it is told", lambda: "retire" in other.calls, agent.log)
-        assert other.calls == ["rest True", "retire"]
-        assert "cannot be used: a cold start on its sockets" in agent.log()
-        assert len(upgrade.sts.calls()) == calls + SESSIONS
+
+@asynccontextmanager
+async def other(upgrade: Line, kind: type[Other] = Other) -> AsyncIterator[Other]:
+    """Such a process in the place of the one that was there."""
+    host = upgrade.now.host
+    made = listener.bound([(host, 8181)])
+    asked = await asyncio.to_thread(arrival.again, upgrade.socket)
+    one = kind({f"pods at {host}:8181": made[host, 8181], "handover": asked})
+    serving = asyncio.create_task(handover.Handover(one).run(asked.dup()))
+    try:
+        yield one
+    finally:
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
+        for each in one.made.values():
+            each.close()
+
+
+async def test_a_state_that_cannot_be_read(tmp_path: Path) -> None:
+    """Of another version: its sockets are taken, and sessions are asked for anew before it serves."""
+    async with line(tmp_path) as upgrade:
+        await upgrade.now.stop()
+        async with other(upgrade) as former:
+            calls = len(upgrade.sts.calls())
+            agent = await upgrade.next()
+            waiting = asyncio.create_task(agent.ask(PODS[0]))  # while nobody accepts, it waits in the kernel
+            assert await waiting == (200, b"shop-web")
+            await until("it is told", lambda: "retire" in former.calls, agent.log)
+            assert former.calls == ["rest True", "retire"]
+            assert "cannot be used: a cold start on its sockets" in agent.log()
+            assert len(upgrade.sts.calls()) == calls + SESSIONS
+
+
+async def test_another_port(tmp_path: Path) -> None:
+    """Pods are led to the former one until the redirect moves: both are answered, by who follows and a rollback too.
+
+    Pods ask at the first port all the time, and no request fails.
+    """
+    async with line(tmp_path) as upgrade, AsyncExitStack() as stack:
+        former = upgrade.now
+        await until_all_told(former)
+        calls = len(upgrade.sts.calls())
+        outcome = await stack.enter_async_context(load(former))
+        for port in (8182, 8182, 8181):
+            before, agent = upgrade.now, await upgrade.follow(port=port)
+            await agent.until_ready()
+            for url in (f"http://{agent.host}:8181", f"http://{agent.host}:8182"):
+                assert (await ask(url, PODS[0], ROLES))[:2] == (200, b"shop-web")
+            before.process.send_signal(signal.SIGTERM)
+        await stack.aclose()
+        told = outcome.result()
+        assert told["failed"] == []
+        assert min(told["fresh"], told["kept"], told["idle"]) > len(PODS)
+        assert len(upgrade.sts.calls()) == calls
 
 
 async def test_another_separate_role(tmp_path: Path) -> None:

@@ -21,9 +21,8 @@ from metaproxy.netlink import (
     messages,
     port_request,
     requests,
-    sieve,
-    unwanted,
 )
+from metaproxy.netlinksieve import sieve, unwanted
 from metaproxy.netlinkwire import sealed
 
 RECORDED = zlib.decompress(

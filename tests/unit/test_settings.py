@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from metaproxy.knobs import Knob, help_text, knobs, titles
-from metaproxy.settinggroups import Policy, Source, Sts
+from metaproxy.podsettings import Policy, Source, Sts
 from metaproxy.settings import Settings, SettingsError
 from metaproxy.settingsources import Loaded, Parser, as_yaml, load, load_group, redacted
 from scripts import generate_docs

@@ -89,6 +89,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- dig "runAsGroup" 65532 .Values.securityContext | int64 }}
 {{- end }}
 
+{{/* Whether the agent takes the startup taint off its node. */}}
+{{- define "metaproxy.taint" -}}
+{{- if dig "node" "remove_startup_taint" false .Values.config }}true{{ end }}
+{{- end }}
+
 {{/* The redirect's rights, and nothing else of root's. */}}
 {{- define "metaproxy.netAdmin" -}}
 runAsNonRoot: false
