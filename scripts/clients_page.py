@@ -26,36 +26,42 @@ _HEAD = """\
 {line}
 
 `make conformance` runs real, unmodified clients against a real agent, each as a pod of its own in a network namespace
-of its own, told nothing about where the metadata service is. Each ends its call with a request that is signed, whose
-key must be of the role and session of its pod: the signature is verified as AWS does it, with the session's secret, its
-token, the region, the date and the session's end. Tokens are required in one run and optional in the other. An outcome
-other than the ones below fails `make conformance`; requests and seconds are those of one run on two shared cores,
-counted from the first request of the first call to the end of the call; with the real redirect seconds have the start
-of the program in them, and requests are those that the agent says it had.
+of its own, told nothing about where the metadata service is. Each ends its call with a request that is signed: the
+signature is verified as AWS does it, with the session's secret, its token, the region, the date and the session's end,
+and the session must be of the role and name of the pod. Tokens are required in one run and optional in the other; in
+both each pod is asked for without one too, which must end as its namespace says. An outcome other than the ones below
+fails `make conformance`, as does a call that takes four times the requests that the client usually makes, or more than
+half a minute (a refused one: more than its own budget).
 
-Where credentials are due, every client must have them with its first call. Where they are refused, every client must
-end with an error of its own within its own budget, and must say why where it shows the answer of a metadata service at
-all: the reason in the column "got".
+Requests and seconds are those of one run on two shared cores, counted from the first request of the first call to the
+end of the call, and of a second call from when the client was told to make it; with the real redirect seconds have the
+start of the program in them, and requests are those that the agent says it had.
 
-What this does not show yet:
+Where a client must have asked again, its keys have run out by its own rules: the agent's clock is 40 seconds behind,
+so that it tells of sessions of 20 seconds, and the client rests until they are over. boto3 and aiobotocore hold such
+short sessions for longer than they are told; the machine's clock is set on for them instead, by 50 minutes.
 
-- Second calls seldom ask the agent again: sessions are told at least a minute of life, and the wait is shorter. So
-  "agent restarted", "agent taken over" and "role changed" say of most clients only that the first call went well.
-- In "STS down" the session is fresh, so that the agent has no cause to ask STS again.
-- No client is told apart by whether it sent a token.
+What this does not show:
+
 - Some clients are built with fewer parts than usual (rclone with one back end, Rust without TLS), and Go v1 with the
   option to show each provider's error.
-- boto3, aiobotocore and Ruby keep the answer of a refusal for the life of the client object; the column "second call"
-  shows it.
+- Behind the real redirect sessions live an hour, so second calls of programs ask nobody.
+- The pieces of a body that is signed while it streams (restic) are not verified, the head that announces them is.
 """
 
 
-def page() -> str:
-    """`docs/clients.md`."""
-    found = list(results.read().values())
+_UNCOUNTED = """\
+- Rows in which the second call's requests are missing are of a run in which they were not counted, and in which second
+  calls were made before the keys had run out.
+"""
+
+
+def page(file: Path = results.FILE) -> str:
+    """`docs/clients.md`, from the outcomes in a file."""
+    found = list(results.read(file).values())
     clients = list(dict.fromkeys(one.client for one in sorted(found, key=lambda one: one.client.lower())))
-    parts = [_HEAD.format(line=line(found))]
-    parts.append(f"\n| client | version |\n|---|---|\n{''.join(_versions(found, clients))}")
+    parts = [_HEAD.format(line=line(found)), _UNCOUNTED if any(one.again_requests is None for one in found) else ""]
+    parts += [_situations(), _clients(found, clients), _stubborn(), _excused()]
     parts += [_section(course, found, clients) for course in COURSES.values()]
     return "".join(parts)
 
@@ -73,12 +79,16 @@ def readme() -> str:
 
 
 def line(found: Sequence[Result]) -> str:
-    """What came of it in one sentence."""
-    entered = {client.name: client for chain in registry.toolchains() for client in chain.clients}
+    """What came of it in one sentence, and in a second one who was not tried, or not as they should be."""
+    entered = [client.name for chain in registry.toolchains() for client in chain.clients]
     good = [name for name in entered if _good(name, found)]
-    bad = sorted(set(entered) - set(good))
-    missing = f" Not: {', '.join(bad)}." if bad else ""
-    return f"{len(good)} of {len(entered)} clients do in {len(COURSES)} situations what they should.{missing}"
+    missing = {one.client for one in found if one.got is Got.MISSING}
+    untried = [name for name in entered if name in missing]
+    bad = [name for name in entered if name not in {*good, *missing}]
+    cells = sum(one.client in good for one in found)
+    whole = f"{len(good)} of {len(entered)} clients do in {len(COURSES)} situations what they should, in {cells} cells."
+    others = {"Not tried": untried, "Not as they should": bad}
+    return whole + "".join(f" {what}: {', '.join(names)}." for what, names in others.items() if names)
 
 
 def _good(name: str, found: Iterable[Result]) -> bool:
@@ -89,31 +99,65 @@ def _good(name: str, found: Iterable[Result]) -> bool:
         (situation, tokens) for situation in [*SITUATIONS, *routes(client)] for tokens in ("optional", "required")
     }
     return whole and not any(
-        results.faults(
-            one,
-            COURSES[one.situation].expected,
-            shows_bodies=client.shows_bodies,
-            finds_region=client.finds_region,
-            budget=client.budget,
-        )
-        or one.version != client.version
-        for one in own
+        results.faults(one, COURSES[one.situation].expected, client) or one.version != client.version for one in own
     )
 
 
-def _versions(found: Sequence[Result], clients: Iterable[str]) -> Iterable[str]:
+def _situations() -> str:
+    rows = [
+        f"| [{course.name}](#{_anchor(course.name)}) | {course.text} | {course.expected.first_in_words} | "
+        f"{course.expected.second_in_words} |\n"
+        for course in COURSES.values()
+    ]
+    head = "| situation | what happens | the first call must bring | the second call |\n|---|---|---|---|\n"
+    return f"\n## What must come of it\n\n{head}{''.join(rows)}"
+
+
+def _clients(found: Sequence[Result], clients: Iterable[str]) -> str:
+    rows = []
     for name in clients:
-        own = next(one for one in found if one.client == name)
-        gone = " **not installed**" if own.got is Got.MISSING else ""
-        yield f"| {name} | {own.version}{gone} |\n"
+        own = [one for one in found if one.client == name]
+        if own[0].got is Got.MISSING:
+            rows.append(f"| {name} | {own[0].version} | **not installed** | | | |\n")
+            continue
+        good = [one for one in own if one.got is Got.CREDENTIALS]
+        seen = {one.token for one in good} - {""}
+        tokens = "" if not seen else "always" if seen == {results.SHOWN} else "not always"
+        most = max((one.requests for one in good), default=0)
+        slowest = max((one.seconds for one in good), default=0.0)
+        rows.append(f"| {name} | {own[0].version} | {len(own)} | {tokens} | {most} | {slowest:.2f} |\n")
+    head = "| client | version | cells | shows a token | most requests | most seconds |\n|---|---|---|---|---|---|\n"
+    text = "Most requests and seconds are those of a first call that ended with credentials."
+    return f"\n## Clients\n\n{text}\n\n{head}{''.join(rows)}"
+
+
+def _excused() -> str:
+    rows = [f"| {name} | {why} |\n" for name, why in registry.excuses(registry.toolchains()).items()]
+    text = "A client that is missing makes the matrix fail, unless it is excused by name: "
+    table = f"these are.\n\n| client | why |\n|---|---|\n{''.join(rows)}" if rows else "none is.\n"
+    return f"\n## Clients that may be missing\n\n{text}{table}"
+
+
+def _stubborn() -> str:
+    text = "After a refusal these have no credentials with the second call, when its cause has gone, and ask nobody:"
+    rows = [f"| {name} | {why} |\n" for name, why in results.NEVER_LOOKS_AGAIN.items()]
+    return f"\n## Clients that never look again\n\n{text}\n\n| client | why |\n|---|---|\n{''.join(rows)}"
+
+
+def _anchor(name: str) -> str:
+    return re.sub(r"[^a-z0-9 -]", "", name.lower()).replace(" ", "-")
 
 
 def _section(course: Course, found: Sequence[Result], clients: Iterable[str]) -> str:
-    head = "| client | tokens | got | requests | seconds | second call |\n|---|---|---|---|---|---|\n"
+    names = "| client | tokens | got | requests | seconds | second call | requests | seconds |"
+    head = f"{names}\n{'|---' * 8}|\n"
     rows = []
     for name in clients:
         own = [one for one in found if (one.client, one.situation) == (name, course.name)]
         for one in sorted(own, key=lambda one: one.tokens):
             got = f"{one.got}: `{one.reason}`" if one.reason else one.got.value
-            rows.append(f"| {name} | {one.tokens} | {got} | {one.requests} | {one.seconds:.2f} | {one.again.value} |\n")
+            counted = "" if one.again_requests is None else str(one.again_requests)
+            seconds = "" if one.again_seconds is None else f"{one.again_seconds:.2f}"
+            again = f"{one.again.value} | {counted} | {seconds}" if one.again else " | | "
+            rows.append(f"| {name} | {one.tokens} | {got} | {one.requests} | {one.seconds:.2f} | {again} |\n")
     return f"\n## {course.name[0].upper()}{course.name[1:]}\n\n{course.text}\n\n{head}{''.join(rows)}"

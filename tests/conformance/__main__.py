@@ -22,19 +22,20 @@ from functools import partial
 from pathlib import Path
 
 from tests.conformance import redirected, registry, results
-from tests.conformance.calls import Call, Calls
-from tests.conformance.cell import Cell, Stage, make_agent
+from tests.conformance.calls import Calls
+from tests.conformance.cell import Cell
 from tests.conformance.post import Post
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client, Installed
-from tests.conformance.results import Expected, Got, Result
+from tests.conformance.results import Call, Expected, Got, Result
 from tests.conformance.situations import REDIRECTED, SITUATIONS, Situation
+from tests.conformance.stage import Stage
 from tests.fakes.sts import FakeSts
 from tests.fakes.upstream_imds import FakeUpstream
 
 TOKENS = ("optional", "required")
-POSTS, TURNS = 16, 4
-"""Cells at once, and how many of them are awake: some are mostly waiting."""
+POSTS = 24
+"""Cells at once: most of them are waiting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,31 +143,25 @@ async def _run(jobs: Sequence[Job], *, verbose: bool) -> tuple[list[Result], lis
     wrong: list[str] = []
     waiting = deque(jobs)
     with tempfile.TemporaryDirectory(prefix="metaproxy-matrix-") as name:
-        folder = Path(name)
-        (folder / "pods").mkdir()
-        async with FakeSts() as sts, FakeUpstream() as upstream:
-            agent = make_agent(folder, sts, upstream.url)
-            await agent.start()
-            try:
-                await agent.until_ready()
-                stage = Stage(sts, upstream.url, agent, folder / "pods", asyncio.Semaphore(TURNS))
+        async with (
+            FakeSts() as sts,
+            FakeUpstream() as upstream,
+            Stage(Path(name), sts, upstream.url) as stage,
+            asyncio.TaskGroup() as group,
+        ):
 
-                async def work(number: int) -> None:
-                    async with Post(number, Prover(sts)) as post:
-                        while waiting:
-                            # From both ends: those that mostly wait leave the machine to those that do not.
-                            job = waiting.popleft() if number % 2 else waiting.pop()
-                            result, faults = await _play(stage, post, job, verbose=verbose)
-                            outcomes.append(result)
-                            wrong.extend(f"{', '.join(result.key)}: {fault}" for fault in faults)
+            async def work(number: int) -> None:
+                async with Post(number, Prover(sts)) as post:
+                    while waiting:
+                        # From both ends: those that mostly wait leave the machine to those that do not.
+                        job = waiting.popleft() if number % 2 else waiting.pop()
+                        result, faults = await _play(stage, post, job, verbose=verbose)
+                        outcomes.append(result)
+                        wrong.extend(f"{', '.join(result.key)}: {fault}" for fault in faults)
 
-                async with asyncio.TaskGroup() as group:
-                    for number in range(POSTS):
-                        group.create_task(work(number), name=f"post {number}")
-            finally:
-                code = await agent.stop()
-            if code:
-                wrong.append(f"agent: it ended with {code}: {agent.log()[-2000:]}")
+            for number in range(POSTS):
+                group.create_task(work(number), name=f"post {number}")
+        wrong.extend(f"agent: it ended with {code}: {log}" for code, log in stage.codes if code)
     return outcomes, wrong
 
 
@@ -182,6 +177,7 @@ async def _play(stage: Stage, post: Post, job: Job, *, verbose: bool) -> tuple[R
     finally:
         await cell.close()
     if broken:
+        print(f"---- {client.name}, {situation.name}, {job.tokens}: {broken[0]}", flush=True)
         calls = cell.calls or [Call(Got.NOTHING)]
         return _judged(client, situation.name, job.tokens, situation.expected, calls, verbose=verbose)[0], broken
     return _judged(client, situation.name, job.tokens, situation.expected, cell.calls, verbose=verbose)
@@ -200,25 +196,8 @@ def _judge_redirected(
 def _judged(
     client: Client, situation: str, tokens: str, expected: Expected, calls: Sequence[Call], *, verbose: bool
 ) -> tuple[Result, list[str]]:
-    first, *more = calls
-    result = Result(
-        client=client.name,
-        version=client.version,
-        situation=situation,
-        tokens=tokens,
-        got=first.got,
-        again=more[0].got if more else Got.NOTHING,
-        reason=first.reason,
-        requests=len(first.requests),
-        seconds=round(first.seconds, 2),
-    )
-    faults = results.faults(
-        result,
-        expected,
-        shows_bodies=client.shows_bodies,
-        finds_region=client.finds_region,
-        budget=client.budget,
-    )
+    result = results.of(client, situation, tokens, calls)
+    faults = results.faults(result, expected, client)
     if verbose or faults:
         print(f"---- {', '.join(result.key)}: {result}", flush=True)
         for call in calls:

@@ -12,12 +12,12 @@ import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from pathlib import Path
 
-from metaproxy.errors import Reason
+from tests.conformance.clocks import Clock
 from tests.conformance.post import PROVE_AT, Traffic
 from tests.conformance.registry import Client
-from tests.conformance.results import Got
+from tests.conformance.results import Call, Got
 from tests.fakes.sts import FakeSts
 from tests.fakes.upstream_imds import DOCUMENT
 from tests.network.lab.namespaces import Namespace
@@ -29,24 +29,8 @@ REGIONS = (REGION, DOCUMENT["region"])
 HANG = 100.0
 """Seconds after which a call that has not ended is taken for one that never will."""
 
-_REASON = re.compile(r"\b(" + "|".join(sorted(reason.value for reason in Reason)) + r")\b")
-
-
-@dataclass
-class Call:
-    """One call of the client, as it was told and seen."""
-
-    got: Got
-    said: str = ""
-    requests: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    role: str = ""
-
-    @property
-    def reason(self) -> str:
-        """The reason code that the message shows, or empty."""
-        found = _REASON.search(self.said) if self.got is Got.REFUSED else None
-        return found[1] if found else ""
+END = 30.0
+"""Seconds that a client has to end when it is not asked anything more."""
 
 
 class Calls:
@@ -78,16 +62,33 @@ class Calls:
         self._process: asyncio.subprocess.Process | None = None
         self._errors: asyncio.Task[bytes] | None = None
 
+    def has_a_clock(self) -> None:
+        """The client, which is to be a Python program that has not begun, is given a clock that can be set."""
+        clock = Clock(Path(self.home, "clock"))
+        clock.set(0.0)
+        self._more |= clock.environment
+
+    def leaps(self, seconds: float) -> None:
+        """The client's clock is set on, and that of those to whom it proves itself."""
+        Clock(Path(self.home, "clock")).set(seconds)
+        self.traffic.proofs.ahead = seconds
+
     async def first(self) -> None:
         """The client's first call, to its end."""
         self.calls.append(await self._call(1))
 
-    async def again(self) -> None:
-        """The second call with the same object, if the client is there for one; a tool is run anew."""
+    async def again(self, role: str = "") -> None:
+        """The second call with the same object, if the client is there for one; a tool is run anew.
+
+        `role`: the ARN of the role that its keys must be of by now.
+        """
         if self.client.kind == "tool" or (
             self.client.steps > 1 and self.calls[0].got in {Got.CREDENTIALS, Got.REFUSED}
         ):
-            self.calls.append(await self._call(2))
+            call = await self._call(2)
+            if call.got is Got.CREDENTIALS and role not in {"", call.role}:
+                call.got = Got.FORMER
+            self.calls.append(call)
 
     async def when(self, event: asyncio.Event, call: asyncio.Task[None]) -> None:
         """Wait for the event, or until the call has ended without it."""
@@ -99,7 +100,7 @@ class Calls:
 
     async def _call(self, step: int) -> Call:
         seen, proved = len(self.traffic.requests), len(self.traffic.proofs.keys)
-        denied = len(self.traffic.proofs.refused)
+        denied, shown = len(self.traffic.proofs.refused), self.traffic.shown
         loop = asyncio.get_running_loop()
         asked = loop.time()
         try:
@@ -107,7 +108,7 @@ class Calls:
                 call = await (self._run_tool() if self.client.kind == "tool" else self._ask_program(step))
         except TimeoutError:
             call = Call(Got.HUNG)
-        call.requests = self.traffic.requests[seen:]
+        call.requests, call.shown = self.traffic.requests[seen:], self.traffic.shown - shown
         begun = self.traffic.began if step == 1 and self.traffic.began else asked
         call.seconds = loop.time() - begun
         if call.got is Got.CREDENTIALS:
@@ -186,20 +187,32 @@ class Calls:
         return Call(Got.ABORTED if _aborted(code) else Got.SILENT, f"exit code {code}: {said}")
 
     async def close(self) -> None:
-        """End the client."""
+        """End the client; how it ends then counts for its last call."""
         if (process := self._process) is not None:
             if process.returncode is None:
                 assert process.stdin is not None
                 process.stdin.close()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(END):
                         await process.wait()
+                self._ended(process.returncode)
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
             if self._errors is not None:
-                await self._errors
+                said = (await self._errors).decode(errors="replace")
+                if self.calls:
+                    self.calls[-1].said += f"\n{said}" if said else ""
         await asyncio.to_thread(self._folder_of_home.cleanup)
+
+    def _ended(self, code: int | None) -> None:
+        """A program that has said how its calls went must end by itself, and well."""
+        if code and self.calls and self.calls[-1].got in {Got.CREDENTIALS, Got.REFUSED}:
+            self.calls[-1].got = Got.ABORTED
+            self.calls[-1].said += f"\nexit code {code} at its end"
+        elif code is None and self.calls and self.calls[-1].got is not Got.HUNG:
+            self.calls[-1].got = Got.HUNG
+            self.calls[-1].said += "\nit did not end with its input"
 
 
 def _aborted(code: int) -> bool:

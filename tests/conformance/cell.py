@@ -5,34 +5,24 @@ Must not know: which situation it is in, what should come of it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 
 from metaproxy.errors import Reason
 from tests.conformance.calls import REGION, Calls
 from tests.conformance.post import Post, Traffic
 from tests.conformance.registry import Client
-from tests.fakes.process import ROLES, AgentProcess, until
-from tests.fakes.sts import FakeSts, Step
+from tests.conformance.stage import Node, Stage
+from tests.fakes.process import ROLES, until
+from tests.fakes.sts import Step
 
 ACCOUNT = "123456789012"
+OK, UNAUTHORIZED = 200, 401
 _TTL = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-
-
-@dataclass
-class Stage:
-    """What all cells share: the STS, the agent, the folder from which it knows pods, and turns.
-
-    Not more cells are awake at once than there are turns: the agent must have its share of the machine, as on a node.
-    """
-
-    sts: FakeSts
-    upstream: str
-    agent: AgentProcess
-    folder: Path
-    turns: asyncio.Semaphore
 
 
 class Cell(Calls):
@@ -45,14 +35,14 @@ class Cell(Calls):
         super().__init__(
             client,
             namespace=post.namespace,
-            traffic=Traffic(pod, (stage.agent.host, 8181)),
+            traffic=Traffic(pod, (stage.node.agent.host, 8181)),
             sts=stage.sts,
             owner=f"arn:aws:iam::{ACCOUNT}:role/{name}-[a-z] {name}.app",
             region=REGION if region else "",
         )
         post.traffic = self.traffic
-        self.stage, self.agent = stage, stage.agent
-        self._name, self._tokens, self._folder = name, tokens, stage.folder
+        self.stage, self._node = stage, stage.node
+        self._name, self._tokens = name, tokens
 
     def role(self, letter: str = "a") -> str:
         """The ARN of a role of this cell alone."""
@@ -80,9 +70,9 @@ class Cell(Calls):
         await asyncio.to_thread(self._write, text)
 
     def _write(self, text: str) -> None:
-        aside = self._folder / f".{self._name}"
+        aside = self._node.pods / f".{self._name}"
         aside.write_text(text)
-        aside.rename(self._folder / f"{self._name}.yaml")
+        aside.rename(self._node.pods / f"{self._name}.yaml")
 
     def script(self, *steps: Step, then: Step | None = None, role: str = "a") -> None:
         """What STS does with the next requests for a role of the cell's, and with all after them."""
@@ -90,51 +80,67 @@ class Cell(Calls):
         if then is not None:
             self.stage.sts.settings[self.role(role)] = then
 
+    async def first(self) -> None:
+        """The client's first call, to its end, and a look whether the agent demands a token of its pod as it should."""
+        await super().first()
+        await self._demands()
+
+    async def _demands(self) -> None:
+        status, _ = await self._node.agent.ask(self.traffic.pod, ROLES)
+        due = self._tokens == "required"
+        assert (status == UNAUTHORIZED) is due, f"without a token the agent answers {status}, tokens are {self._tokens}"
+
     async def served(self, role: str = "a") -> None:
         """Wait until the agent serves this role to the pod."""
-        await self._told(200, f"{self._name}-{role}")
+        await self._told(f"{self._name}-{role}", lambda status, body: status == OK and f"{self._name}-{role}" in body)
 
     async def refused(self, reason: Reason) -> None:
         """Wait until the agent refuses the pod for this reason."""
-        await self._told(0, reason.value)
+        await self._told(reason.value, lambda status, body: status != OK and reason.value in body)
 
-    async def _told(self, status: int, part: str) -> None:
+    async def renewed(self) -> None:
+        """Wait until the agent has asked STS once more for what it serves."""
+        await self._told("the same after the next call to STS", lambda *_: len(self.sts.calls(self.role())) > 1)
+
+    async def left(self) -> float:
+        """The seconds of life that clients are told of the credentials."""
+        _, body = await self._asked(f"{ROLES}{self._name}-a")
+        return datetime.fromisoformat(json.loads(body)["Expiration"]).timestamp() - time.time()
+
+    async def _told(self, what: str, reached: Callable[[int, str], bool]) -> None:
         async def told() -> bool:
-            pod = self.traffic.pod
-            _, token = await self.agent.ask(pod, "/latest/api/token", method="PUT", headers=_TTL)
-            shown = {"X-aws-ec2-metadata-token": token.decode()}
-            said, body = await self.agent.ask(pod, ROLES, headers=shown)
-            return status in {0, said} and part.encode() in body
+            return reached(*await self._asked(ROLES))
 
-        await until(f"{self._name} is told {part}", told, self.agent.log)
+        await until(f"{self._name} is told {what}", told, self._node.agent.log)
+
+    async def _asked(self, path: str) -> tuple[int, str]:
+        """What the pod is told, with a token."""
+        pod, agent = self.traffic.pod, self._node.agent
+        _, token = await agent.ask(pod, "/latest/api/token", method="PUT", headers=_TTL)
+        status, body = await agent.ask(pod, path, headers={"X-aws-ec2-metadata-token": token.decode()})
+        return status, body.decode()
 
     @asynccontextmanager
-    async def agent_of_its_own(self, *flags: str) -> AsyncIterator[AgentProcess]:
+    async def agent_of_its_own(self, *flags: str) -> AsyncIterator[Node]:
         """From here on the cell is served by an agent that serves nobody else, with these flags more."""
-        folder = Path(self.home, "agent")
-        (folder / "pods").mkdir(parents=True)
-        self._folder = folder / "pods"
-        self.agent = make_agent(folder, self.stage.sts, self.stage.upstream, *flags)
-        await self.agent.start()
-        self.traffic.agent = (self.agent.host, 8181)
-        try:
-            await self.agent.until_ready()
-            yield self.agent
-        finally:
-            await self.agent.stop()
+        async with self.stage.made(Path(self.home, "agent"), *flags) as node:
+            self._led_to(node)
+            yield node
+
+    @asynccontextmanager
+    async def agent_with_a_clock(self) -> AsyncIterator[Node]:
+        """From here on the cell is served by an agent that serves nobody else meanwhile, and whose clock can be set."""
+        async with AsyncExitStack() as stack:
+            async with self.resting():  # those who have one now need turns to come to an end with it
+                node = await stack.enter_async_context(self.stage.lent())
+            self._led_to(node)
+            yield node
+
+    def _led_to(self, node: Node) -> None:
+        self._node = node
+        self.traffic.agent = (node.agent.host, 8181)
 
     async def close(self) -> None:
         """End the client; forget the pod."""
         await super().close()
-        await asyncio.to_thread((self._folder / f"{self._name}.yaml").unlink, missing_ok=True)
-
-
-def make_agent(folder: Path, sts: FakeSts, upstream: str, *arguments: str) -> AgentProcess:
-    """An agent that knows the pods of `folder/pods`; not started."""
-    flags = (
-        f"--source.manifests={folder / 'pods'}",
-        f"--sts.endpoint-url={sts.url}",
-        f"--tokens.key-file={folder / 'key'}",
-        f"--upstream.url={upstream}",
-    )
-    return AgentProcess(folder, (*flags, *arguments), {})
+        await asyncio.to_thread((self._node.pods / f"{self._name}.yaml").unlink, missing_ok=True)

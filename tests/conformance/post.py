@@ -9,6 +9,7 @@ them is led to the agent from the pod's address, as the redirect of a node does.
 
 import asyncio
 import contextlib
+import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,30 +24,34 @@ from tests.network.lab.namespaces import Namespace
 
 PROVE_AT = ("127.0.0.1", 8080)
 LIST = "/iam/security-credentials"
+_TOKEN = re.compile(r"\r\nx-aws-ec2-metadata-token: *[^ \r]", re.IGNORECASE)
 
 
 @dataclass
 class Traffic:
     """What one client did: where it is led, its requests so far, how it proved itself.
 
-    `began` is the loop's time of the first request; the events are set by the first request, and by the first for the
-    role list.
+    `shown` counts the requests with a session token. `began` is the loop's time of the first request; the events are
+    set by the first request, and by the first for the role list.
     """
 
     pod: str
     agent: tuple[str, int]
     requests: list[str] = field(default_factory=list)
+    shown: int = 0
     proofs: Proofs = field(default_factory=Proofs)
     began: float = 0.0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     listed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def saw(self, line: str) -> None:
-        """A request with this first line goes to the agent now."""
+    def saw(self, head: str) -> None:
+        """A request with this head goes to the agent now."""
+        line = head.split("\r\n", 1)[0]
         if not self.requests:
             self.began = asyncio.get_running_loop().time()
             self.arrived.set()
         self.requests.append(line)
+        self.shown += bool(_TOKEN.search(head))
         if LIST in line:
             self.listed.set()
 
@@ -58,9 +63,9 @@ class Heads:
         self._held = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """The first lines of the requests whose head ends in this piece."""
+        """The heads that end in this piece."""
         *heads, self._held = (self._held + data).split(b"\r\n\r\n")
-        return [head.lstrip().split(b"\r\n", 1)[0].decode("latin-1") for head in heads]
+        return [head.lstrip().decode("latin-1") for head in heads]
 
 
 class Post:
@@ -70,6 +75,7 @@ class Post:
         self._prover = prover
         self._stack = contextlib.AsyncExitStack()
         self._number = number
+        self._carrying: set[asyncio.Task[None]] = set()
         self.traffic = Traffic("", ("", 0))
         self.namespace: Namespace
 
@@ -81,8 +87,9 @@ class Post:
                 self.namespace.shell,
                 f"ip addr add {METADATA_IPV4}/32 dev lo; ip addr add {METADATA_IPV6}/128 dev lo nodad",
             )
+            self._stack.push_async_callback(self._stop_carrying)
             for address in (METADATA_IPV4, METADATA_IPV6):
-                server = await asyncio.start_server(self._carry, sock=listening(self.namespace, (address, 80)))
+                server = await asyncio.start_server(self._accept, sock=listening(self.namespace, (address, 80)))
                 await self._stack.enter_async_context(server)
             runner = web.ServerRunner(web.Server(self._prove), shutdown_timeout=0)
             await runner.setup()
@@ -99,6 +106,18 @@ class Post:
     async def _prove(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self._prover.answer(request, self.traffic.proofs)
 
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A stream server holds its handlers by their connection alone, which may go before they do.
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _stop_carrying(self) -> None:
+        carrying = list(self._carrying)
+        for task in carrying:
+            task.cancel()
+        await asyncio.gather(*carrying, return_exceptions=True)
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         traffic, heads = self.traffic, Heads()
         try:
@@ -112,8 +131,8 @@ class Post:
         async def asked() -> None:
             with suppress(OSError):  # a side that is gone, however that shows
                 while data := await reader.read(65536):
-                    for line in heads.feed(data):
-                        traffic.saw(line)
+                    for head in heads.feed(data):
+                        traffic.saw(head)
                     back.write(data)
                     await back.drain()
                 back.write_eof()

@@ -23,10 +23,11 @@ _DATE = "2026-01-01T00:00:00.000Z"
 class Proofs:
     """The keys that a client has proved itself with, and what was wrong with what it could not.
 
-    `regions` are those in which it may mean to make its calls.
+    `regions` are those in which it may mean to make its calls; its clock is `ahead` by so many seconds.
     """
 
     regions: frozenset[str] = frozenset()
+    ahead: float = 0.0
     keys: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
@@ -44,7 +45,7 @@ class Prover:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
         asked = sigv4.Request(method=request.method, path=path, query=query, headers=headers, body=body)
         claimed = sigv4.scope(asked)
-        if claimed is None or (fault := self._fault(asked, claimed, proofs.regions)):
+        if claimed is None or (fault := self._fault(asked, claimed, proofs)):
             why = "it is not signed" if claimed is None else fault
             proofs.refused.append(f"{request.method} {request.raw_path}: {why}")
             return _xml(f"<Error><Code>AccessDenied</Code><Message>{escape(why)}</Message></Error>", 403)
@@ -56,7 +57,7 @@ class Prover:
             return _xml(self._sts.identity(claimed.key))
         return _s3(request, body)
 
-    def _fault(self, asked: sigv4.Request, claimed: sigv4.Scope, regions: frozenset[str]) -> str:
+    def _fault(self, asked: sigv4.Request, claimed: sigv4.Scope, proofs: Proofs) -> str:
         key = claimed.key
         if claimed.service not in {"sts", "s3"}:
             return f"it is signed for {claimed.service}"
@@ -65,7 +66,7 @@ class Prover:
         session = sigv4.Session(
             secret=self._sts.secret(key), token=self._sts.token(key), expires=self._sts.expires[key]
         )
-        return sigv4.fault(asked, claimed, session, regions=regions, now=time.time())
+        return sigv4.fault(asked, claimed, session, regions=proofs.regions, now=time.time() + proofs.ahead)
 
 
 def _s3(request: web.BaseRequest, body: bytes) -> web.Response:

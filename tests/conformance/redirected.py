@@ -18,10 +18,9 @@ from tests.conformance.calls import Calls
 from tests.conformance.post import PROVE_AT, Traffic, listening
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client
-from tests.conformance.results import Got
-from tests.fakes.process import PATIENCE, PAUSE
+from tests.fakes.process import ROLES, until
 from tests.fakes.sts import FakeSts
-from tests.network.lab.node import OWN, Lab, Pod
+from tests.network.lab.node import METADATA, OWN, Lab, Pod
 from tests.network.lab.processes import Process
 
 ROUTES: Mapping[str, int] = {"real redirect, IPv4": 4, "real redirect, IPv6": 6}
@@ -29,6 +28,8 @@ ROUTES: Mapping[str, int] = {"real redirect, IPv4": 4, "real redirect, IPv6": 6}
 
 _FAMILY = {4: {}, 6: {"AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE": "IPv6"}}
 _STS_AT = ("127.0.0.1", 8080)
+
+MARK = "GET explain 200"
 
 Done = Callable[[Client, str, Calls], None]
 """Who is told of a client, the name of its run, and what it did."""
@@ -52,7 +53,7 @@ async def run(clients: Sequence[Client], tokens: str, done: Done) -> None:
                 jobs = iter([(client, route) for client in clients for route in routes(client)])
                 async with asyncio.TaskGroup() as group:
                     for pod in lab.pods:
-                        group.create_task(_work(pod, jobs, sts, agent, done), name=f"pod {pod.style}")
+                        group.create_task(_work(pod, jobs, sts, agent, tokens, done), name=f"pod {pod.style}")
             leaks = await asyncio.to_thread(lab.leaks)
             assert leaks == [], f"the real service was asked: {leaks}"
         finally:
@@ -76,11 +77,14 @@ def _agent(lab: Lab, folder: Path, tokens: str) -> Process:
     return agent
 
 
-async def _work(pod: Pod, jobs: Iterator[tuple[Client, str]], sts: FakeSts, agent: Process, done: Done) -> None:
+async def _work(
+    pod: Pod, jobs: Iterator[tuple[Client, str]], sts: FakeSts, agent: Process, tokens: str, done: Done
+) -> None:
     traffic = Traffic("", ("", 0))
     async with _proving(pod, Prover(sts), traffic):
         for client, route in jobs:
             family = ROUTES[route]
+            await asyncio.to_thread(_demands, pod, family, tokens)
             calls = Calls(
                 client,
                 namespace=pod.namespace,
@@ -89,14 +93,21 @@ async def _work(pod: Pod, jobs: Iterator[tuple[Client, str]], sts: FakeSts, agen
                 owner=f"arn:aws:iam::123456789012:role/{pod.role} shop.{pod.style}",
                 environment=_FAMILY[family],
             )
-            before = len(_requests(agent, pod.addresses[family]))
             try:
-                await calls.first()
-                calls.calls[0].requests = await _asked(agent, pod.addresses[family], before, calls.calls[0].got)
-                await calls.again()
+                for call in (calls.first, calls.again):
+                    before, made = len(await _asked(pod, family, agent)), len(calls.calls)
+                    await call()
+                    for one in calls.calls[made:]:
+                        one.shown, one.requests = None, (await _asked(pod, family, agent))[before:]
             finally:
                 await calls.close()
             done(client, route, calls)
+
+
+def _demands(pod: Pod, family: int, tokens: str) -> None:
+    """See that the agent demands a token of the pod as it should."""
+    said = pod.curl(f"http://{_host(family)}{ROLES}", "-o", "/dev/null", "-w", "%{http_code}")
+    assert (said == "401") is (tokens == "required"), f"without a token: {said}, tokens are {tokens}"
 
 
 @asynccontextmanager
@@ -113,18 +124,35 @@ async def _proving(pod: Pod, prover: Prover, traffic: Traffic) -> AsyncIterator[
         await runner.cleanup()
 
 
-async def _asked(agent: Process, peer: str, before: int, got: Got) -> list[str]:
-    """The requests since: the agent's word of the last comes a moment after its answer."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + PATIENCE
-    while True:
-        requests = _requests(agent, peer)[before:]
-        if got is not Got.CREDENTIALS or "GET credentials 200" in requests or loop.time() >= end:
-            return requests
-        await asyncio.sleep(PAUSE)
+async def _asked(pod: Pod, family: int, agent: Process) -> list[str]:
+    """All that the agent was asked from the pod's address so far.
+
+    Its word of a request comes a moment after its answer, so it is asked for something that no client asks for, and all
+    that it says before that counts.
+    """
+    before = _said(agent, pod.addresses[family]).count(MARK)
+    await asyncio.to_thread(_mark, pod, family)
+    said: list[str] = []
+
+    def heard() -> bool:
+        said[:] = _said(agent, pod.addresses[family])
+        return said.count(MARK) > before
+
+    await until("the agent has said what it was asked", heard, lambda: "\n".join(agent.lines[-20:]))
+    # A mark is two requests: a token's, and the one that shows it.
+    return [one for one, after in zip(said, [*said[1:], ""], strict=True) if MARK not in {one, after}]
 
 
-def _requests(agent: Process, peer: str) -> list[str]:
-    """What the agent says it was asked from an address so far."""
+def _mark(pod: Pod, family: int) -> None:
+    host = f"http://{_host(family)}"
+    token = pod.curl(f"{host}/latest/api/token", "-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60")
+    pod.curl(f"{host}/metaproxy/explain", "-H", f"X-aws-ec2-metadata-token: {token}")
+
+
+def _host(family: int) -> str:
+    return f"[{METADATA[family]}]" if ":" in METADATA[family] else METADATA[family]
+
+
+def _said(agent: Process, peer: str) -> list[str]:
     said = [json.loads(line) for line in list(agent.lines) if line.startswith("{") and f'"{peer}"' in line]
     return [f"{one['method']} {one['route']} {one['status']}" for one in said if one.get("event") == "request"]

@@ -42,10 +42,16 @@ class Client:
     budget: float
     kind: str = "program"
     steps: int = 2
-    shows_bodies: bool = False
+    shows_bodies: tuple[int, ...] = ()
+    requests: int = 3
     finds_region: bool = False
     ipv6: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def calls_twice(self) -> bool:
+        """Whether it can make a second call; a tool is run anew for it."""
+        return self.kind == "tool" or self.steps > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +115,14 @@ def _client(toolchain: str, here: Path, cache: Path, entry: Mapping[str, object]
 
     values = dict(entry)
     command = values.pop("command")
-    environment = values.pop("environment", {})
-    if not isinstance(command, list) or not isinstance(environment, dict):
-        raise TypeError("command is a list, environment a table")
+    environment, bodies = values.pop("environment", {}), values.pop("shows_bodies", [])
+    if not isinstance(command, list) or not isinstance(environment, dict) or not isinstance(bodies, list):
+        raise TypeError("command and shows_bodies are lists, environment a table")
     client = Client(
         toolchain=toolchain,
         command=tuple(placed(word) for word in command),
         environment={key: placed(value) for key, value in environment.items()},
+        shows_bodies=tuple(bodies),
         **values,  # type: ignore[arg-type]  # what is not a field's is a TypeError that names it
     )
     if client.proof not in PROOFS or client.kind not in KINDS or client.steps not in {1, 2}:

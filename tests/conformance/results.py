@@ -5,14 +5,31 @@ Must not know: how a cell is run. Pure, but for the two functions that read and 
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from metaproxy.errors import Reason
+from tests.conformance.registry import Client
 
 FILE = Path(__file__).parent / "results.json"
+
+MOST, LONGEST = 4, 30.0
+"""A call may take so many times the requests that the client usually needs, and so many seconds: far more than any
+takes, far less than a client takes that asks without end."""
+
+_REASON = re.compile(r"\b(" + "|".join(sorted(reason.value for reason in Reason)) + r")\b")
+
+SHOWN, NOT_SHOWN = "shown", "not shown"
+
+STATUS = {Reason.STS_DENIED: 403, Reason.NOT_PERMITTED: 403, Reason.NO_ROLE: 404}
+"""With which status the agent refuses for a reason of these situations."""
+
+_DEAD = "a client object whose first look for credentials failed never looks again; a new one does"
+NEVER_LOOKS_AGAIN: Mapping[str, str] = {"boto3": _DEAD, "aiobotocore": _DEAD, "Ruby": _DEAD}
+"""Clients that by design keep a refusal for the life of an object, and so have nothing in the second call."""
 
 
 class Got(StrEnum):
@@ -27,8 +44,32 @@ class Got(StrEnum):
     SILENT = "ended without a word"
     ABORTED = "process aborted"
     FOREIGN = "ANOTHER ROLE"
+    FORMER = "THE FORMER ROLE"
+    """Keys of the role that the pod had at the first call, when it has another by now."""
+
     UNPROVED = "no proof"
     MISSING = "not installed"
+
+
+@dataclass
+class Call:
+    """One call of a client, as it was told and seen.
+
+    `shown`: how many of its requests had a session token; None when nobody could see it.
+    """
+
+    got: Got
+    said: str = ""
+    requests: list[str] = field(default_factory=list)
+    shown: int | None = None
+    seconds: float = 0.0
+    role: str = ""
+
+    @property
+    def reason(self) -> str:
+        """The reason code that the message shows, or empty."""
+        found = _REASON.search(self.said) if self.got is Got.REFUSED else None
+        return found[1] if found else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +81,33 @@ class Expected:
     """Credentials are demanded only of clients that find their region by themselves."""
 
     again: bool = False
-    """The second call must have credentials too."""
+    """The second call must have credentials: after a refusal, because its cause has gone."""
+
+    asks: bool = False
+    """The second call must have asked the agent: by the client's own rules it is time to."""
+
+    @property
+    def first_in_words(self) -> str:
+        """What the first call must bring."""
+        if self.reason is not None:
+            return f"an error, for `{self.reason}`"
+        return "credentials, of those that find their region" if self.region else "credentials"
+
+    @property
+    def second_in_words(self) -> str:
+        """What the second call must bring."""
+        if not self.again:
+            return "none is made"
+        return "credentials, and the agent was asked" if self.asks else "credentials"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One cell: the first call and the second, the reason code that the error showed, what the first took.
+    """One cell: the first call and the second, the reason code that the error showed, what each took.
 
-    Requests and seconds are counted from the client's first request to the metadata service to the end of its call.
+    Requests and seconds are counted from the client's first request to the metadata service to the end of its call, of
+    the second call from when it was told to make it; None where nobody counted. `token`: whether the requests for
+    credentials showed a session token; empty where nobody could see it.
     """
 
     client: str
@@ -59,6 +119,9 @@ class Result:
     reason: str = ""
     requests: int = 0
     seconds: float = 0.0
+    again_requests: int | None = None
+    again_seconds: float | None = None
+    token: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -71,26 +134,82 @@ class Result:
         return self.got.value, self.again.value, self.reason
 
 
-def faults(result: Result, expected: Expected, *, shows_bodies: bool, finds_region: bool, budget: float) -> list[str]:
-    """What is against what is demanded, in words; empty when all is well."""
-    found = []
+def of(client: Client, situation: str, tokens: str, calls: Sequence[Call]) -> Result:
+    """What came of a cell with these calls, one or two."""
+    first, *more = calls
+    again = more[0] if more else Call(Got.NOTHING)
+    asked = any(line.startswith("GET") for line in first.requests)
+    return Result(
+        client=client.name,
+        version=client.version,
+        situation=situation,
+        tokens=tokens,
+        got=first.got,
+        again=again.got,
+        reason=first.reason,
+        requests=len(first.requests),
+        seconds=round(first.seconds, 2),
+        again_requests=len(again.requests),
+        again_seconds=round(again.seconds, 2),
+        token="" if first.shown is None or not asked else SHOWN if first.shown else NOT_SHOWN,
+    )
+
+
+def faults(result: Result, expected: Expected, client: Client) -> list[str]:
+    """What is against what is demanded of the client, in words; empty when all is well."""
     if result.got is Got.MISSING:
         return ["it is not installed"]
-    if result.got not in {Got.CREDENTIALS, Got.REFUSED}:
-        found.append(f"the first call: {result.got}")
-    if result.again not in {Got.CREDENTIALS, Got.REFUSED, Got.NOTHING}:
-        found.append(f"the second call: {result.again}")
-    if expected.reason is None and result.got is Got.REFUSED and (finds_region or not expected.region):
-        found.append("no credentials with the first call")
-    if expected.again and result.again is Got.REFUSED:
-        found.append("no credentials with the second call")
-    if expected.reason is not None and result.got is Got.CREDENTIALS:
-        found.append(f"credentials in spite of {expected.reason}")
-    if result.got is Got.REFUSED and result.seconds > budget:
-        found.append(f"an error after {result.seconds:.1f} s only, its budget is {budget:.0f} s")
-    if expected.reason is not None and result.got is Got.REFUSED and shows_bodies and result.reason != expected.reason:
-        found.append(f"its message does not name {expected.reason}")
-    return found
+    refused, again = result.got is Got.REFUSED, result.again
+    rules = (
+        (result.got not in {Got.CREDENTIALS, Got.REFUSED}, f"the first call: {result.got}"),
+        (again not in {Got.CREDENTIALS, Got.REFUSED, Got.NOTHING}, f"the second call: {again}"),
+        (
+            refused and expected.reason is None and (client.finds_region or not expected.region),
+            "no credentials with the first call",
+        ),
+        (result.got is Got.CREDENTIALS and expected.reason is not None, f"credentials in spite of {expected.reason}"),
+        (
+            refused and expected.reason is not None and _shows(client, expected.reason) != (result.reason != ""),
+            f"its message shows {result.reason or 'no reason'}, against what its client.toml says",
+        ),
+        (
+            bool(result.reason) and result.reason != expected.reason,
+            f"its message names {result.reason}, not {expected.reason}",
+        ),
+        (
+            expected.again and again is Got.REFUSED and not _keeps_its_refusal(result),
+            "no credentials with the second call",
+        ),
+        (expected.again and again is Got.NOTHING and client.calls_twice, "no second call"),
+        (
+            expected.asks and again is Got.CREDENTIALS and result.again_requests == 0,
+            "the second call did not ask the agent",
+        ),
+        (
+            result.tokens == "required" and result.got is Got.CREDENTIALS and result.token == NOT_SHOWN,
+            "credentials without a session token",
+        ),
+        *_bounds("first", result.requests, result.seconds, client, refused=refused),
+        *_bounds(
+            "second", result.again_requests or 0, result.again_seconds or 0.0, client, refused=again is Got.REFUSED
+        ),
+    )
+    return [text for holds, text in rules if holds]
+
+
+def _bounds(which: str, requests: int, seconds: float, client: Client, *, refused: bool) -> Iterable[tuple[bool, str]]:
+    most, longest = MOST * client.requests, client.budget if refused else max(client.budget, LONGEST)
+    yield requests > most, f"{requests} requests in the {which} call, and no more than {most} are right"
+    yield seconds > longest, f"{seconds:.1f} s for the {which} call, and no more than {longest:.0f} s are right"
+
+
+def _shows(client: Client, reason: Reason) -> bool:
+    return STATUS[reason] in client.shows_bodies
+
+
+def _keeps_its_refusal(result: Result) -> bool:
+    """It was refused with the first call, and with the second it has not asked again, as it is known not to."""
+    return result.got is Got.REFUSED and not result.again_requests and result.client in NEVER_LOOKS_AGAIN
 
 
 def differences(results: Iterable[Result], committed: Mapping[tuple[str, str, str], Result]) -> list[str]:

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from metaproxy.credentials import LAST_SERVED, TOLD_EARLY
+from metaproxy.credentials import TOLD_EARLY
 from metaproxy.errors import Reason
 from tests.conformance.cell import Cell
 from tests.conformance.redirected import ROUTES
@@ -18,8 +18,41 @@ from tests.fakes.process import PATIENCE, until
 from tests.fakes.sts import Step
 
 IPV4 = 4
-SHORT = 25.0
-"""Seconds of life that clients are told of a session that they are to lose: with less than 15 some do not start."""
+BEHIND = 40.0
+"""Seconds by which an agent's clock is behind the clients', so that it tells them of a session as short as 20 seconds:
+it never tells of less than a minute by its own clock. With less than 15 some clients do not start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """What makes a client ask again, in seconds: the life of the session that it is to lose, and how long it rests.
+
+    `leap`: what the client's own clock is set on instead.
+    """
+
+    life: float = 45.0
+    wait: float = 23.0
+    leap: float = 0.0
+
+
+_LEAP = Rest(life=3_600.0, wait=0.0, leap=3_000.0)
+ASKS_AGAIN: Mapping[str, Rest] = {
+    # What has less than a quarter of an hour left they take for the answer of a service that is out of order, and keep
+    # it for longer than it says: no session is short enough to see them ask again.
+    "boto3": _LEAP,
+    "aiobotocore": _LEAP,
+    # It looks again 60 to 80 seconds after it looked, however soon its keys run out.
+    "Java v1": Rest(wait=85.0),
+    # It looks whether they have run out every 5 minutes.
+    "C++ (pyarrow)": Rest(wait=310.0),
+}
+"""Clients that others' 20 seconds of life do not bring to ask again once these have passed."""
+
+SLACK = 40.0
+"""Seconds by which the life of a session in such a situation may be off."""
+
+OLD = 2_700.0
+"""Seconds since STS gave a session when STS goes down: more than that, and the agent would have a new one."""
 
 EVENT_LATE = 0.3
 STS_SLOW = 0.6
@@ -117,37 +150,46 @@ async def _no_annotation(cell: Cell) -> None:
 
 
 async def _role_changed(cell: Cell) -> None:
-    await cell.declare("a")
-    await cell.served("a")
-    await cell.first()
-    await cell.declare("b")
-    await cell.served("b")
-    await cell.again()
-    # Others may go on with what they hold; a process that begins now holds nothing.
-    assert cell.client.kind != "tool" or cell.calls[-1].role == cell.role("b"), cell.calls[-1]
+    rest = _rest(cell)
+    async with cell.agent_with_a_clock() as node:
+        node.clock.set(-BEHIND)
+        _begins(cell, rest)
+        await cell.declare("a")
+        await cell.served("a")
+        await cell.first()
+        await cell.declare("b")
+        await cell.served("b")
+        await _keys_run_out(cell, rest)
+        await cell.again(cell.role("b"))
 
 
 async def _restarted(cell: Cell) -> None:
-    cell.script(Step(life=LAST_SERVED + SHORT))
-    async with cell.agent_of_its_own() as agent:
+    rest = _rest(cell)
+    async with cell.agent_of_its_own() as node:
+        node.clock.set(-BEHIND)
+        _begins(cell, rest)
         await cell.declare()
         await cell.served()
         await cell.first()
-        await agent.stop(signal.SIGTERM)
-        await agent.start()
-        await agent.until_ready()
+        cell.script(then=Step())
+        await node.agent.stop(signal.SIGTERM)
+        await node.agent.start()
+        await node.agent.until_ready()
         await cell.served()
-        async with cell.resting():
-            await asyncio.sleep(SHORT)  # the measure itself: then every client must ask anew, with the token it has
+        await _keys_run_out(cell, rest)
         await cell.again()
 
 
 async def _taken_over(cell: Cell) -> None:
-    cell.script(Step(life=LAST_SERVED + SHORT))
-    async with cell.agent_of_its_own(f"--handover.socket={cell.home}/handover", "--handover.drain=1") as agent:
+    rest = _rest(cell)
+    async with cell.agent_of_its_own(f"--handover.socket={cell.home}/handover", "--handover.drain=1") as node:
+        node.clock.set(-BEHIND)
+        _begins(cell, rest)
         await cell.declare()
         await cell.served()
         await cell.first()
+        cell.script(then=Step())
+        agent = node.agent
         former = agent.process
         await agent.start()
         await until("the next agent has taken over", lambda: '"taken over"' in agent.log(), agent.log)
@@ -155,18 +197,42 @@ async def _taken_over(cell: Cell) -> None:
         async with asyncio.timeout(PATIENCE):
             assert await former.wait() == 0, agent.log()
         await agent.until_ready()
-        async with cell.resting():
-            await asyncio.sleep(SHORT)  # the measure itself, as above
+        await _keys_run_out(cell, rest)
         await cell.again()
+
+
+def _begins(cell: Cell, rest: Rest) -> None:
+    cell.script(then=Step(life=rest.life))
+    if rest.leap:
+        cell.has_a_clock()
+
+
+def _rest(cell: Cell) -> Rest:
+    return ASKS_AGAIN.get(cell.client.name, Rest())
+
+
+async def _keys_run_out(cell: Cell, rest: Rest) -> None:
+    if rest.leap:
+        cell.leaps(rest.leap)
+    elif cell.client.kind == "program":  # a tool that is run anew holds none
+        async with cell.resting():
+            await asyncio.sleep(rest.wait)  # the measure itself, not a wait for something
 
 
 def _down(minutes: int) -> Callable[[Cell], Awaitable[None]]:
     async def play(cell: Cell) -> None:
-        cell.script(_life(minutes), then=DOWN)
-        await cell.declare()
-        await cell.served()
-        await cell.first()
-        await cell.again()
+        async with cell.agent_with_a_clock() as node:
+            # It had the session a while ago, by its own clock.
+            node.clock.set(-OLD)
+            cell.script(_life(minutes), then=DOWN)
+            await cell.declare()
+            await cell.served()
+            node.clock.set(0.0)
+            await cell.renewed()
+            left = await cell.left()
+            assert abs(left - minutes * 60) < SLACK, f"clients are told of {left:.0f} s of life"
+            await cell.first()
+            await cell.again()
 
     return play
 
@@ -179,10 +245,12 @@ async def _no_region(cell: Cell) -> None:
 
 def _life(minutes: int) -> Step:
     """A session of which clients are told that it has just above so many minutes left."""
-    return Step(life=minutes * 60 + TOLD_EARLY + 20)
+    return Step(life=minutes * 60 + TOLD_EARLY + SLACK / 2)
 
 
+LONG = max(rest.wait for rest in ASKS_AGAIN.values())
 FINE = Expected(again=True)
+ASKED = Expected(again=True, asks=True)
 
 _ALL = (
     Situation(
@@ -212,45 +280,46 @@ _ALL = (
     Situation(
         name="STS denies",
         text="The role's trust policy does not let the agent assume it. The second call is made when it does.",
-        expected=Expected(reason=Reason.STS_DENIED),
+        expected=Expected(reason=Reason.STS_DENIED, again=True),
         play=_sts_denies,
     ),
     Situation(
         name="namespace denies",
         text="The pod's namespace does not permit the role. The second call is made when it does.",
-        expected=Expected(reason=Reason.NOT_PERMITTED),
+        expected=Expected(reason=Reason.NOT_PERMITTED, again=True),
         play=_namespace_denies,
     ),
     Situation(
         name="no annotation",
         text="The pod asks for no role. The second call is made when it does.",
-        expected=Expected(reason=Reason.NO_ROLE),
+        expected=Expected(reason=Reason.NO_ROLE, again=True),
         play=_no_annotation,
     ),
     Situation(
         name="role changed",
-        text="The pod's annotation names another role at the second call.",
-        expected=FINE,
+        text="The pod's annotation names another role at the second call, and the keys have run out by then.",
+        expected=ASKED,
         play=_role_changed,
+        seconds=LONG,
     ),
     Situation(
         name="agent restarted",
         text="The agent is restarted between the two calls, and the keys have run out by then; tokens have not.",
-        expected=FINE,
+        expected=ASKED,
         play=_restarted,
-        seconds=SHORT,
+        seconds=LONG,
     ),
     Situation(
         name="agent taken over",
         text="Another agent takes over between the two calls, and the keys have run out by then; tokens have not.",
-        expected=FINE,
+        expected=ASKED,
         play=_taken_over,
-        seconds=SHORT,
+        seconds=LONG,
     ),
     *(
         Situation(
             name=f"STS down, {minutes} min left",
-            text=f"STS does not answer, and what the agent holds lives {minutes} more minutes.",
+            text=f"STS does not answer the agent, which asks for a new session; the old one lives {minutes} minutes.",
             expected=FINE,
             play=_down(minutes),
         )

@@ -6,25 +6,36 @@ Knows how the kernel's namespaces are handled; must not know what is built in th
 import ctypes
 import itertools
 import os
+import re
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 PATIENCE = 60.0
 """Seconds for a command: many times what it takes."""
 
 CLONE_NEWNET = 0x40000000
+NAMES = Path("/run/netns")
+"""Where ip keeps namespaces by their names."""
+
+_OWNER = re.compile(r"mp-(\d+)-.+")
 _numbers = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Namespace:
-    """One network namespace; its name is this process's own, so runs beside each other do not meet."""
+    """One network namespace; its name is this process's own, so runs beside each other do not meet.
+
+    With the first of a process go those that a killed run has left.
+    """
 
     def __init__(self, role: str) -> None:
+        clear_abandoned()
         self.name = f"mp-{os.getpid()}-{next(_numbers)}-{role}"
         subprocess.run(["ip", "netns", "add", self.name], check=True, timeout=PATIENCE)
         self.shell("ip link set lo up")
@@ -58,7 +69,7 @@ class Namespace:
     def inside(self) -> Iterator[None]:
         """This thread is in the namespace; sockets made meanwhile stay in it."""
         here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        there = os.open(Path("/run/netns", self.name), os.O_RDONLY)
+        there = os.open(NAMES / self.name, os.O_RDONLY)
         try:
             _enter(there)
             yield
@@ -99,6 +110,23 @@ class Namespace:
             end.settimeout(PATIENCE)
             end.sendto(b"?", (address, port))
             return end.recv(100)
+
+
+@cache
+def clear_abandoned() -> None:
+    """Remove the namespaces of processes that are gone, and what still runs in them: their names say whose they are."""
+    for path in sorted(NAMES.glob("mp-*")):
+        owner = _OWNER.fullmatch(path.name)
+        if owner is None or Path("/proc", owner[1]).exists():
+            continue
+        # Each may fail because another run is clearing too.
+        found = subprocess.run(
+            ["ip", "netns", "pids", path.name], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        for pid in found.stdout.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        subprocess.run(["ip", "netns", "del", path.name], capture_output=True, timeout=PATIENCE, check=False)
 
 
 def ask(end: socket.socket, path: str) -> bytes:
