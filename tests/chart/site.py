@@ -23,7 +23,7 @@ from tests.fakes.desk import Desk
 from tests.guides import ROOT, blocks
 from tests.network.lab.node import Lab
 
-SECONDS = 120.0
+SECONDS = 300.0
 """For what a controller and a pod's start take: many times that."""
 
 REGISTRY = "registry.example"

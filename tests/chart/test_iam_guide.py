@@ -17,7 +17,7 @@ from tests.chart.site import SECONDS, Site, open_site
 from tests.cluster.waiting import wait_until
 from tests.guides import Typed, blocks, sections
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("root")]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("root")]
 
 PAGE = "docs/iam.md"
 SECTIONS = sections(PAGE)

@@ -21,7 +21,7 @@ from tests.cluster.waiting import wait_until
 from tests.fakes.sts import NODE_KEY, Step
 from tests.guides import Typed
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("root")]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("root")]
 
 WORKLOADS = f"shop-{secrets.token_hex(4)}"
 DENIED = "arn:aws:iam::123456789012:role/shop-denied"

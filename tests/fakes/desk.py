@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.network.lab.processes import Process
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds for a command that ends: many times what it takes."""
 
 _SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
