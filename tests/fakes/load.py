@@ -1,6 +1,6 @@
 """Pods that ask without end, each request checked: `python -m tests.fakes.load HOST PORT POD...` until a line comes in.
 
-With `--gently` first they leave the machine time for others: some fifty requests a second from each address.
+With `--gently` first they leave the machine time for others, and have patience where these take it.
 
 From each address some connections are made for each request, some are kept, until the answer says `Connection: close`,
 and some of these are mostly idle. A request on a connection that ends before its answer has failed, whatever a
@@ -26,11 +26,11 @@ ANSWER = b"HTTP/1.1 200 "
 WITNESS = b'"AccessKeyId"'
 
 PAUSES = {"fresh": 0.0, "kept": 0.004, "idle": 1.5}
-GENTLY = {"fresh": 0.04, "kept": 0.04, "idle": 1.5}
+GENTLY = {"fresh": 0.04, "kept": 0.04, "idle": 8.0}
 """Seconds between two requests of a client: time for the other side to close what is kept, should it dare."""
 
-LONG = 5.0
-"""Seconds after which an answer counts as none."""
+LONG, PATIENT = 5.0, 60.0
+"""Seconds after which an answer counts as none, and so when gentle."""
 
 SHOWN = 20
 
@@ -38,9 +38,9 @@ SHOWN = 20
 class Load:
     """What was asked and what came of it."""
 
-    def __init__(self, host: str, port: int, pauses: dict[str, float]) -> None:
+    def __init__(self, host: str, port: int, *, gently: bool) -> None:
         self.where = (host, port)
-        self.pauses = pauses
+        self.pauses, self.long = (GENTLY, PATIENT) if gently else (PAUSES, LONG)
         self.stop = False
         self.done: Counter[str] = Counter()
         self.longest = 0.0
@@ -65,7 +65,7 @@ class Load:
             more = True
             while more and not self.stop:
                 begun = time.monotonic()
-                async with asyncio.timeout(LONG):
+                async with asyncio.timeout(self.long):
                     await loop.sock_sendall(made, FRESH if kind == "fresh" else KEPT)
                     more = await self._answer(loop, made)
                 self.longest = max(self.longest, time.monotonic() - begun)
@@ -95,9 +95,9 @@ class Load:
         return lines.get(b"connection", b"keep-alive").lower() != b"close"
 
 
-async def main(host: str, port: str, *pods: str, pauses: dict[str, float] = PAUSES) -> None:
+async def main(host: str, port: str, *pods: str, gently: bool) -> None:
     """Ask until standard input says something."""
-    load, begun = Load(host, int(port), pauses), time.monotonic()
+    load, begun = Load(host, int(port), gently=gently), time.monotonic()
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
 
@@ -109,7 +109,7 @@ async def main(host: str, port: str, *pods: str, pauses: dict[str, float] = PAUS
     print("begun", flush=True)
     async with asyncio.TaskGroup() as group:
         for pod in pods:
-            for kind in pauses:
+            for kind in PAUSES:
                 group.create_task(load.asking(pod, kind))
         await stopped.wait()
         load.stop = True
@@ -124,5 +124,6 @@ async def main(host: str, port: str, *pods: str, pauses: dict[str, float] = PAUS
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "--gently"]
-    uvloop.run(main(*words, pauses=PAUSES if words == sys.argv[1:] else GENTLY))
+    words = sys.argv[1:]
+    gentle = words[0] == "--gently"
+    uvloop.run(main(*words[gentle:], gently=gentle))
