@@ -6,8 +6,6 @@ Knows: every class. Must not know: HTTP paths, policy rules, STS.
 import asyncio
 import gc
 import os
-import random
-import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,47 +13,40 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import structlog
-import uvloop
 
-from metaproxy import __version__, descriptors, keyfile, sockets
-from metaproxy.admin import BACKLOG, Admin
+from metaproxy import __version__, descriptors, sockets
+from metaproxy.admin import Admin
 from metaproxy.arrival import HANDOVER
 from metaproxy.broker import Broker
 from metaproxy.caller import Directory
-from metaproxy.doors import AddressTakenError, Doors
+from metaproxy.doors import Doors
 from metaproxy.entitlements import Entitlements
-from metaproxy.errors import IssueError, MetaproxyError
+from metaproxy.errors import IssueError
 from metaproxy.events import EventRecorder
 from metaproxy.finder import Finder
+from metaproxy.inheritance import Inheritance
 from metaproxy.kube import KubeSource
 from metaproxy.kubeclient import KubeClient
 from metaproxy.listener import Listener
 from metaproxy.manifests import ManifestSource
 from metaproxy.passthrough import Upstream
 from metaproxy.prefetch import Prefetch
-from metaproxy.roles import AssumeRole, BaseArn
+from metaproxy.reception import Reception
+from metaproxy.roles import AssumeRole
 from metaproxy.selfview import Selfview
 from metaproxy.server import Server
 from metaproxy.settings import Settings
 from metaproxy.sts import Sts
 from metaproxy.succession import Succession
 from metaproxy.taint import StartupTaint
-from metaproxy.telemetry import Metrics, configure_logging, measure_lag
-from metaproxy.unixsocket import UnixSocket
-from metaproxy.wiring import items_ahead, profile_of, rules_of, sts_options, terms_of, token_key
+from metaproxy.telemetry import Metrics, measure_lag
+from metaproxy.wiring import detected_base, items_ahead, profile_of, rules_of, sts_options, terms_of, token_key
 from metaproxy.witness import Witness
 
 log = structlog.get_logger()
 
-DETECT_PAUSE = (0.5, 30.0)
-"""Seconds between two tries to learn who we are: from, and growing to."""
-
-
 FORMER_QUIET = 600.0
 """Seconds without a connection after which a former port is given up: the redirect moves within seconds."""
-
-ADMIN_PAUSE = 2.0
-"""Seconds until the operator's address, which somebody has, is tried again."""
 
 
 class Agent:
@@ -65,7 +56,6 @@ class Agent:
         self._settings = settings
         self._clock = clock
         self._network = ""
-        self._admin_socket: socket.socket | None = None
         self.metrics = Metrics()
         directory = Directory()
         self._rules = rules_of(settings)
@@ -126,11 +116,13 @@ class Agent:
             self._succession = Succession(
                 settings.handover.socket,
                 doors=self._doors,
-                terms=lambda: terms_of(settings, network=self._network, principal=self._sts.principal),
-                sessions=self._broker,
-                callers=self._finder,
-                kernel=self._witness,
-                source=self._source if isinstance(self._source, KubeSource) else None,
+                inheritance=Inheritance(
+                    terms=lambda: terms_of(settings, network=self._network, principal=self._sts.principal),
+                    sessions=self._broker,
+                    callers=self._finder,
+                    kernel=self._witness,
+                    source=self._source if isinstance(self._source, KubeSource) else None,
+                ),
                 on_retired=self._retire,
                 metrics=self.metrics,
             )
@@ -148,6 +140,7 @@ class Agent:
             explain=view.explain,
             status=lambda: view.status(self.admin.troubles()),
         )
+        self._reception = Reception(self.admin, self._doors)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -166,7 +159,8 @@ class Agent:
         async with AsyncExitStack() as stack:
             # First what lets people see us, then what can get stuck.
             stack.push_async_callback(self.admin.close)
-            await self._open_admin_socket(stack)
+            if settings.admin.socket is not None:
+                await self._reception.open_own(settings.admin.socket, stack)
             if succession is not None:
                 stack.callback(succession.close)
                 self._network = await asyncio.to_thread(os.readlink, "/proc/self/ns/net")
@@ -175,7 +169,7 @@ class Agent:
                     return
                 succession.adopt()
             if succession is None or not succession.follows:
-                await self._open_admin()
+                await self._reception.open(self._given)
             for resource in (self._upstream, self._sts, self._kube):
                 if resource is not None:
                     await stack.enter_async_context(resource)
@@ -211,7 +205,7 @@ class Agent:
         succession = self._succession
         if succession is not None and succession.follows:
             await succession.take()
-            await self._open_admin()
+            await self._reception.open(self._given)
         await self._listener.accept(await asyncio.to_thread(self._doors.of_pods, self._given))
         await self._listener.accept(self._doors.former(self._given), quiet=FORMER_QUIET)
         log.info("listening", addresses=[f"{host}:{port}" for host, port in self.addresses], version=__version__)
@@ -219,7 +213,7 @@ class Agent:
         if succession is not None:
             serve = succession.serve(
                 await succession.done(),
-                lambda: self._doors.named(self._listener.sockets, self._admin_socket),
+                lambda: self._doors.named(self._listener.sockets, self._reception.at),
                 None if self._settings.tokens.key_file else key,
             )
             giving = group.create_task(_eternal(HANDOVER, serve), name=HANDOVER)
@@ -228,28 +222,6 @@ class Agent:
         gc.collect()
         gc.freeze()
         return giving
-
-    async def _open_admin_socket(self, stack: AsyncExitStack) -> None:
-        """Answer who asks this very process, until the stack is left."""
-        if (path := self._settings.admin.socket) is not None:
-            # In a thread: it looks at files, and another process may be looking at the same.
-            own = await asyncio.to_thread(UnixSocket, path, backlog=BACKLOG)
-            stack.push_async_callback(asyncio.to_thread, own.remove)
-            await self.admin.open([own.socket])
-
-    async def _open_admin(self) -> None:
-        """Answer who asks the agent of this node, whichever process it is, if the address can be had."""
-        self._admin_socket = await asyncio.to_thread(self._doors.of_operator, self._given)
-        if self._admin_socket is not None:
-            await self.admin.open([self._admin_socket])
-
-    async def _keep_admin(self) -> None:
-        """Eternal: have the operator's address as soon as who has it gives it up."""
-        await self.listening.wait()
-        while self._doors.trouble is not None and not self._listener.retired:
-            await asyncio.sleep(ADMIN_PAUSE)
-            await self._open_admin()
-        await asyncio.Event().wait()
 
     @property
     def _given(self) -> dict[str, socket.socket]:
@@ -283,7 +255,7 @@ class Agent:
             "own identity": self._sts.run,
             "upstream": self._upstream.run,
             "loop lag": lambda: measure_lag(self.metrics),
-            "admin address": self._keep_admin,
+            "admin address": lambda: self._reception.keep(self.listening, lambda: self._listener.retired),
         }
         if self._witness is not None:
             tasks["witness"] = self._witness.run
@@ -310,54 +282,13 @@ class Agent:
 
     async def _detect(self) -> None:
         """Learn what bare role names stand on, if nobody said; ends when it is known."""
-        if self._rules.base is not None:
-            return
-        pause, longest = DETECT_PAUSE
-        while True:
-            try:
-                identity = await self._sts.identity()
-                base = BaseArn(partition=identity.partition, account=identity.account)
-                break
-            except MetaproxyError as failure:
-                log.warning(
-                    "own identity is not known yet",
-                    reason=failure.reason,
-                    message=failure.message,
-                    remedy=failure.remedy,
-                )
-            await asyncio.sleep(pause * (0.75 + 0.5 * random.random()))  # noqa: S311  spreads load, guards nothing
-            pause = min(2 * pause, longest)
-        log.info("base ARN detected", base=base.arn)
-        self._prefetch.set_rules(replace(self._rules, base=base))
-        self._finder.tell("rules")
+        if self._rules.base is None:
+            self._prefetch.set_rules(replace(self._rules, base=await detected_base(self._sts)))
+            self._finder.tell("rules")
 
     def _told_failure(self, call: AssumeRole, failure: IssueError) -> None:
         # Not a bound method of the prefetch: each of the two needs the other, and the broker is built first.
         self._prefetch.failed(call, failure)
-
-
-def run(settings: Settings) -> int:
-    """The command: 0 after SIGTERM or SIGINT, 1 when something that should never end did, 2 when it cannot begin."""
-    configure_logging(json=settings.log.format == "json", level=settings.log.level)
-    descriptors.lift()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_until_signal(settings))
-
-
-async def _until_signal(settings: Settings) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        await Agent(settings).run(stop)
-    except (keyfile.KeyFileError, AddressTakenError) as error:
-        log.error("cannot begin", error=str(error))  # noqa: TRY400  a trace would help nobody
-        return 2
-    except Exception:
-        log.exception("ended by a failure")
-        return 1
-    return 0
 
 
 async def _eternal(name: str, work: Awaitable[None]) -> None:

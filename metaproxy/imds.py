@@ -82,7 +82,8 @@ class Profile:
 NONE = Profile(exact=frozenset())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, nor is the answer: that would be a fifth of all that the listener does for a request.
+@dataclass(slots=True, kw_only=True)
 class Request:
     """A request, as far as anything here looks at it. `peer` is the socket's address in canonical spelling.
 
@@ -98,7 +99,8 @@ class Request:
     host: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, as above.
+@dataclass(slots=True, kw_only=True)
 class Answer:
     """An answer: HEAD requests get it without its body. `ttl` is told in the token header when a token was at work.
 

@@ -25,9 +25,9 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         settings = load(Settings, flags).settings
     except SettingsError as error:
         raise UsageError(str(error)) from error
-    from metaproxy import app  # noqa: PLC0415  only when there is something to run
+    from metaproxy import life  # noqa: PLC0415  only when there is something to run
 
-    return app.run(settings)
+    return life.run(settings)
 
 
 def _demo(name: str, arguments: Sequence[str]) -> int:

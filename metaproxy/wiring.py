@@ -1,23 +1,31 @@
 """What the operator's settings come to, for the parts that decide, call and answer.
 
-Knows: settings, and what each part asks to be told.
+Knows: settings, what each part asks to be told, and how what nobody set is learnt.
 Must not know: how any part works, or when it is started.
 """
 
+import asyncio
 import os
+import random
 import secrets
+from typing import Protocol
 
 import structlog
 
 from metaproxy import keyfile, tokens
+from metaproxy.errors import MetaproxyError
 from metaproxy.handoverstate import Terms
 from metaproxy.imds import BASIC, Profile
 from metaproxy.policy import Rules
 from metaproxy.roles import BaseArn, RoleArn
 from metaproxy.settings import Settings
 from metaproxy.sts import Options
+from metaproxy.stsanswers import Identity
 
 log = structlog.get_logger()
+
+DETECT_PAUSE = (0.5, 30.0)
+"""Seconds between two tries to learn who we are: from, and growing to."""
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -95,3 +103,32 @@ def token_key(settings: Settings, handed: bytes | None) -> bytes:
         return handed
     log.warning("tokens will not outlive this process", remedy="name a file in --tokens.key-file")
     return secrets.token_bytes(tokens.KEY_SIZE)
+
+
+class Known(Protocol):
+    """Who can say who we are."""
+
+    async def identity(self) -> Identity:
+        """As STS sees us; MetaproxyError when that is not to be had now."""
+        ...
+
+
+async def detected_base(known: Known) -> BaseArn:
+    """What bare role names stand on when nobody said: our own account, asked for until it is told."""
+    pause, longest = DETECT_PAUSE
+    while True:
+        try:
+            identity = await known.identity()
+            base = BaseArn(partition=identity.partition, account=identity.account)
+            break
+        except MetaproxyError as failure:
+            log.warning(
+                "own identity is not known yet",
+                reason=failure.reason,
+                message=failure.message,
+                remedy=failure.remedy,
+            )
+        await asyncio.sleep(pause * (0.75 + 0.5 * random.random()))  # noqa: S311  spreads load, guards nothing
+        pause = min(2 * pause, longest)
+    log.info("base ARN detected", base=base.arn)
+    return base

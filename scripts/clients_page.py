@@ -139,7 +139,10 @@ def _excused() -> str:
 
 
 def _stubborn() -> str:
-    text = "After a refusal these have no credentials with the second call, when its cause has gone, and ask nobody:"
+    text = (
+        "After a refusal these have no credentials with the second call, when its cause has gone, and ask nobody. A "
+        "third call with a new object, in the same process, must bring them."
+    )
     rows = [f"| {name} | {why} |\n" for name, why in results.NEVER_LOOKS_AGAIN.items()]
     return f"\n## Clients that never look again\n\n{text}\n\n| client | why |\n|---|---|\n{''.join(rows)}"
 
@@ -158,6 +161,7 @@ def _section(course: Course, found: Sequence[Result], clients: Iterable[str]) ->
             got = f"{one.got}: `{one.reason}`" if one.reason else one.got.value
             counted = "" if one.again_requests is None else str(one.again_requests)
             seconds = "" if one.again_seconds is None else f"{one.again_seconds:.2f}"
-            again = f"{one.again.value} | {counted} | {seconds}" if one.again else " | | "
+            anew = f"; with a new object {one.anew.value}" if one.anew else ""
+            again = f"{one.again.value}{anew} | {counted} | {seconds}" if one.again else " | | "
             rows.append(f"| {name} | {one.tokens} | {got} | {one.requests} | {one.seconds:.2f} | {again} |\n")
     return f"\n## {course.name[0].upper()}{course.name[1:]}\n\n{course.text}\n\n{head}{''.join(rows)}"

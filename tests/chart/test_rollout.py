@@ -330,7 +330,7 @@ def runs_unready(pod: Json) -> bool:
 BROKEN = {
     "image": ("image.tag=nowhere", has_no_image, ""),
     # What helm's schema cannot know, and the agent refuses.
-    "settings": ("config.sts.session_duration=900", crashes, ""),
+    "settings": ("config.role_base_arn=arn:aws-cn:iam::123456789012:role/", crashes, ""),
     # What the agent cannot know: it warms up for ever, as its own identity cannot be had.
     "endpoint": ("config.sts.endpoint_url=http://127.0.0.1:9", runs_unready, "identity"),
 }

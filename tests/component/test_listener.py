@@ -26,7 +26,7 @@ from metaproxy.eager import in_task
 from metaproxy.errors import Reason
 from metaproxy.httpwire import AHEAD_LIMIT, HEAD_LIMIT
 from metaproxy.imds import Answer, Request
-from metaproxy.listener import Listener, peer_of
+from metaproxy.listener import Listener, bound, peer_of
 from metaproxy.telemetry import Metrics
 
 pytestmark = pytest.mark.sockets
@@ -140,6 +140,10 @@ class Wire:
             await self.writer.wait_closed()
         except ConnectionError:
             return
+
+
+QUIET = 0.3
+"""Seconds after which a former address is given up, here: many times what connecting takes."""
 
 
 class Bench:
@@ -1210,3 +1214,21 @@ async def test_who_has_retired_and_is_told_to_stop() -> None:
         assert (await held.reply()).headers["connection"] == "close"
         await idle.close()
         await closing
+
+
+async def test_a_former_address_is_given_up_when_nobody_comes() -> None:
+    """Not before: who comes puts it off. The others stay, and who is connected is served on."""
+    async with bench() as b:
+        (kept,) = b.listener.addresses
+        await b.listener.accept({"former": bound([("127.0.0.1", 0)])["127.0.0.1", 0]}, quiet=QUIET)
+        b.listener.addresses.reverse()  # the first is where the bench dials
+        former, begun = b.listener.addresses[0], b.listener.loop.time()
+        wire = await b.dial()
+        while b.listener.loop.time() < begun + 2 * QUIET:
+            await (await b.dial()).close()
+        await b.until(lambda: len(b.listener.sockets) == 1)
+        assert b.listener.addresses == [kept]
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*former)
+        for each in (wire, await b.dial()):
+            assert (await each.ask(get())).status == 200
