@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.conformance.clocks import Clock
 from tests.conformance.post import PROVE_AT, Traffic
 from tests.conformance.registry import Client
-from tests.conformance.results import Call, Got
+from tests.conformance.results import NEVER_LOOKS_AGAIN, Call, Got
 from tests.fakes.sts import FakeSts
 from tests.fakes.upstream_imds import DOCUMENT
 from tests.network.lab.namespaces import Namespace
@@ -28,6 +28,9 @@ REGIONS = (REGION, DOCUMENT["region"])
 
 HANG = 100.0
 """Seconds after which a call that has not ended is taken for one that never will."""
+
+AGAIN = 2
+"""The step that is made with the object of the first."""
 
 END = 30.0
 """Seconds that a client has to end when it is not asked anything more."""
@@ -80,15 +83,18 @@ class Calls:
     async def again(self, role: str = "") -> None:
         """The second call with the same object, if the client is there for one; a tool is run anew.
 
+        One that has not looked again, as is its way, makes a third call with a new object.
         `role`: the ARN of the role that its keys must be of by now.
         """
         if self.client.kind == "tool" or (
             self.client.steps > 1 and self.calls[0].got in {Got.CREDENTIALS, Got.REFUSED}
         ):
-            call = await self._call(2)
+            call = await self._call(AGAIN)
             if call.got is Got.CREDENTIALS and role not in {"", call.role}:
                 call.got = Got.FORMER
             self.calls.append(call)
+            if call.got is Got.REFUSED and not call.requests and self.client.name in NEVER_LOOKS_AGAIN:
+                self.calls.append(await self._call(AGAIN + 1))
 
     async def when(self, event: asyncio.Event, call: asyncio.Task[None]) -> None:
         """Wait for the event, or until the call has ended without it."""
@@ -175,7 +181,7 @@ class Calls:
         assert process.stdout is not None
         if step > 1:
             with suppress(ConnectionError):
-                process.stdin.write(b"again\n")
+                process.stdin.write(b"again\n" if step == AGAIN else b"anew\n")
                 await process.stdin.drain()
         line = await process.stdout.readline()
         if line:

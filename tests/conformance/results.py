@@ -106,8 +106,9 @@ class Result:
     """One cell: the first call and the second, the reason code that the error showed, what each took.
 
     Requests and seconds are counted from the client's first request to the metadata service to the end of its call, of
-    the second call from when it was told to make it; None where nobody counted. `token`: whether the requests for
-    credentials showed a session token; empty where nobody could see it.
+    the second call from when it was told to make it; None where nobody counted. `anew`: how a call with a new object
+    ended, where the second did not look again. `token`: whether the requests for credentials showed a session token;
+    empty where nobody could see it.
     """
 
     client: str
@@ -121,6 +122,7 @@ class Result:
     seconds: float = 0.0
     again_requests: int | None = None
     again_seconds: float | None = None
+    anew: Got = Got.NOTHING
     token: str = ""
 
     @property
@@ -129,15 +131,14 @@ class Result:
         return self.client, self.situation, self.tokens
 
     @property
-    def outcome(self) -> tuple[str, str, str]:
+    def outcome(self) -> tuple[str, str, str, str]:
         """What must be the same in every run."""
-        return self.got.value, self.again.value, self.reason
+        return self.got.value, self.again.value, self.anew.value, self.reason
 
 
 def of(client: Client, situation: str, tokens: str, calls: Sequence[Call]) -> Result:
-    """What came of a cell with these calls, one or two."""
-    first, *more = calls
-    again = more[0] if more else Call(Got.NOTHING)
+    """What came of a cell with these calls: one, two, or three when the last is made with a new object."""
+    first, again, anew = (*calls, Call(Got.NOTHING), Call(Got.NOTHING))[:3]
     asked = any(line.startswith("GET") for line in first.requests)
     return Result(
         client=client.name,
@@ -151,6 +152,7 @@ def of(client: Client, situation: str, tokens: str, calls: Sequence[Call]) -> Re
         seconds=round(first.seconds, 2),
         again_requests=len(again.requests),
         again_seconds=round(again.seconds, 2),
+        anew=anew.got,
         token="" if first.shown is None or not asked else SHOWN if first.shown else NOT_SHOWN,
     )
 
@@ -181,6 +183,10 @@ def faults(result: Result, expected: Expected, client: Client) -> list[str]:
             "no credentials with the second call",
         ),
         (expected.again and again is Got.NOTHING and client.calls_twice, "no second call"),
+        (
+            result.anew not in {Got.CREDENTIALS, Got.NOTHING},
+            f"the call with a new object: {result.anew}",
+        ),
         (
             expected.asks and again is Got.CREDENTIALS and result.again_requests == 0,
             "the second call did not ask the agent",
@@ -230,7 +236,10 @@ def read(file: Path = FILE) -> dict[tuple[str, str, str], Result]:
     if not file.exists():
         return {}
     rows = json.loads(file.read_text(encoding="utf-8"))
-    results = [Result(**{**row, "got": Got(row["got"]), "again": Got(row["again"])}) for row in rows]
+    results = [
+        Result(**{**row, "got": Got(row["got"]), "again": Got(row["again"]), "anew": Got(row.get("anew", ""))})
+        for row in rows
+    ]
     return {result.key: result for result in results}
 
 

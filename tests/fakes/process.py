@@ -17,7 +17,7 @@ import aiohttp
 from tests.fakes.agent import ask
 from tests.fakes.sts import NODE_KEY
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds: many times what anything here takes."""
 
 PAUSE = 0.02

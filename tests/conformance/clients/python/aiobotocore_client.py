@@ -8,7 +8,6 @@ from typing import Any
 import steps
 from aiobotocore.session import get_session
 
-session = get_session()
 stack = AsyncExitStack()
 made: list[Any] = []
 
@@ -16,14 +15,16 @@ made: list[Any] = []
 async def asked() -> str:
     """GetCallerIdentity."""
     if not made:
+        session = get_session()
         client = session.create_client("sts", endpoint_url=os.environ["STS_URL"])
-        made.append(await stack.enter_async_context(client))
-    await made[0].get_caller_identity()
+        made.extend((session, await stack.enter_async_context(client)))
+    session, client = made
+    await client.get_caller_identity()
     credentials = await session.get_credentials()
     assert credentials is not None
     return str((await credentials.get_frozen_credentials()).access_key)
 
 
 with asyncio.Runner() as runner:
-    steps.run(lambda: runner.run(asked()))
+    steps.run(lambda: runner.run(asked()), made.clear)
     runner.run(stack.aclose())

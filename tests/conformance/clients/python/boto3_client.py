@@ -6,18 +6,19 @@ from typing import Any
 import boto3
 import steps
 
-session = boto3.Session()
 made: list[Any] = []
 
 
 def prove() -> str:
     """GetCallerIdentity."""
     if not made:
-        made.append(session.client("sts", endpoint_url=os.environ["STS_URL"]))
-    made[0].get_caller_identity()
+        session = boto3.Session()
+        made.extend((session, session.client("sts", endpoint_url=os.environ["STS_URL"])))
+    session, client = made
+    client.get_caller_identity()
     credentials = session.get_credentials()
     assert credentials is not None
     return str(credentials.access_key)
 
 
-steps.run(prove)
+steps.run(prove, made.clear)

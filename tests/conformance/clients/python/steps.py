@@ -1,12 +1,15 @@
-"""What the Python programs share: one line of JSON for each step, a second step when asked."""
+"""What the Python programs share: one line of JSON for each step, a further step when asked."""
 
 import json
 import sys
 from collections.abc import Callable
 
 
-def run(prove: Callable[[], str]) -> None:
-    """Call `prove`, which gives the access key id that it signed with, once, and again for each line of input."""
+def run(prove: Callable[[], str], forget: Callable[[], None] = lambda: None) -> None:
+    """Call `prove`, which gives the access key id that it signed with, once, and again for each line of input.
+
+    `forget` is called before when the line is `anew`: then the client is to be made anew.
+    """
     step = 1
     while True:
         try:
@@ -14,8 +17,11 @@ def run(prove: Callable[[], str]) -> None:
         except Exception as error:  # noqa: BLE001  whatever a client raises is its message
             told = {"step": step, "ok": False, "error": "; caused by ".join(_chain(error))}
         print(json.dumps(told), flush=True)
-        if step == 2 or not sys.stdin.readline():
+        line = sys.stdin.readline()
+        if not line:
             return
+        if line == "anew\n":
+            forget()
         step += 1
 
 

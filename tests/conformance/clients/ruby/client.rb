@@ -36,5 +36,8 @@ loop do
   end
   puts JSON.generate(line)
   step += 1
-  break if $stdin.gets.nil?
+  line = $stdin.gets
+  break if line.nil?
+
+  @sts = nil if line == "anew\n"
 end
