@@ -20,7 +20,7 @@ import aiohttp
 from metaproxy.demo_pods import LIST, NODES, REGION, trust
 from metaproxy.demo_sts import DemoSts
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 """Seconds for something to start: many times what it takes."""
 
 SDK = """\

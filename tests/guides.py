@@ -40,26 +40,19 @@ _TOOL = re.compile(rf"(?:{'|'.join(TOOLS)}) ")
 _NAME = re.compile(r"[a-z]+ [a-z]+")
 
 BY_THE_GATE = "`make check` runs it, which tests are part of"
+NO_DAEMON = "docker needs a daemon; the image suite runs what the images start with an OCI runtime instead"
+NO_BASE = (
+    "needs base images of a registry; the image suite builds by the same target, with buildah, from a Debian of its own"
+)
 
 NOT_RUN: Mapping[tuple[str, str], str] = {
     ("README.md", "make demo"): BY_THE_GATE,
     ("README.md", "make test"): BY_THE_GATE,
+    ("docs/image.md", "make image"): NO_BASE,
+    ("docs/image.md", "make image …"): NO_BASE,
+    ("docs/image.md", "docker run …"): NO_DAEMON,
 }
-"""By page and text: what no test runs, and why. The README's known limits say so too."""
-
-UNCLAIMED = frozenset(
-    {
-        "README.md",
-        "docs/iam.md",
-        "docs/image.md",
-        "docs/install.md",
-        "docs/runbooks.md",
-        "docs/status.md",
-        "charts/metaproxy/README.md",
-        NOTES,
-    }
-)
-"""Pages with commands that no test claims yet."""
+"""By page and text, as in a claim: what no test runs, and why. The README's known limits say so too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +82,15 @@ def commands(page: str) -> list[Command]:
         if _TOOL.match(words) and not words.startswith(("make ", "metaproxy ")) and not _NAME.fullmatch(words):
             found.append((match.start(), Command(page, words)))
     return [command for _, command in sorted(found, key=lambda each: each[0])]
+
+
+def sections(page: str) -> dict[str, list[str]]:
+    """The commands of a page's blocks by the headings of its second level, in its order."""
+    parts = re.split(r"^## (.+)$", (ROOT / page).read_text(), flags=re.MULTILINE)
+    return {
+        heading: [line for match in _BLOCK.finditer(text) if match[1] == "sh" for line in lines(match[2])]
+        for heading, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:

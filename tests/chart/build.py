@@ -1,9 +1,11 @@
-"""Builds the programs of the chart's tests with Go, once for each version: helm, kubectl, and Prometheus' expressions.
+"""Builds the programs of the chart's tests, once for each version: with Go helm, kubectl and Prometheus' expressions.
+
+The AWS CLI is installed with pip, in an environment of its own.
 
     python -m tests.chart.build           builds what is not there yet, and prints where it is
     python -m tests.chart.build --check   exit 0 when the chart's tests can run here, else 1 and the reason
 
-Knows: their versions, the Go tool, the user's cache folder.
+Knows: their versions, the Go tool, pip, the user's cache folder.
 Must not know: what the programs do.
 
 Cold it takes some 5 minutes on two cores.
@@ -19,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +32,9 @@ OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 OPERATOR_SUM = "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s="
 KINDS = ("podmonitors", "servicemonitors", "prometheusrules")
 PROMQL = Path(__file__).parent / "promql"
+AWS = Path(__file__).parents[1] / "conformance" / "clients" / "python" / "requirements-boto.txt"
+"""The version with which the clients' matrix is made, by hashes."""
+
 KUBECTL = Path(__file__).parent / "kubectl"
 """Kubernetes' client, and beside it what a kubelet answers to it."""
 
@@ -42,10 +48,14 @@ class CannotBuildError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What the tests need: helm, kubectl, Prometheus' expressions, and the operator's definitions of its kinds."""
+    """What the tests need: helm, kubectl, the AWS CLI, Prometheus' expressions, the operator's definitions.
+
+    `kubectl` is two programs: see its main.go.
+    """
 
     helm: Path
     kubectl: Path
+    aws: Path
     promql: Path
     definitions: tuple[Path, ...]
 
@@ -56,7 +66,11 @@ def ensure() -> Tools:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / ".lock"):
         return Tools(
-            helm=_helm(folder), kubectl=_kubectl(folder), promql=_promql(folder), definitions=_definitions(folder)
+            helm=_helm(folder),
+            kubectl=_kubectl(folder),
+            aws=_aws(folder),
+            promql=_promql(folder),
+            definitions=_definitions(folder),
         )
 
 
@@ -80,6 +94,23 @@ def _kubectl(folder: Path) -> Path:
     # As the released one: its version is that of the API server, not that of its library.
     link = f"-s -w -X k8s.io/component-base/version.gitVersion=v1{version[1]}"
     return _module(folder, KUBECTL, "kubectl", "-ldflags", link)
+
+
+def _aws(folder: Path) -> Path:
+    wanted = AWS.read_bytes()
+    made = folder / f"aws-{hashlib.sha256(wanted + sys.version.encode()).hexdigest()[:16]}"
+    done = made / "installed"
+    if not done.exists():
+        print("installing for the chart's tests, once: the AWS CLI", file=sys.stderr, flush=True)
+        # In its place at once: an environment cannot be moved.
+        venv.create(made, clear=True, with_pip=True)
+        pip = [str(made / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command = [*pip, "--only-binary", ":all:", "--require-hashes", "--no-deps", "-r", str(AWS)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        if ended.returncode:
+            raise CannotBuildError(f"the AWS CLI cannot be installed: {ended.stderr.strip()[-2_000:]}")
+        done.touch()
+    return made / "bin" / "aws"
 
 
 def _promql(folder: Path) -> Path:
@@ -165,7 +196,7 @@ def main() -> int:
             check()
         else:
             tools = ensure()
-            print(tools.helm, tools.kubectl, tools.promql, *tools.definitions, sep="\n")
+            print(tools.helm, tools.kubectl, tools.aws, tools.promql, *tools.definitions, sep="\n")
     except CannotBuildError as error:
         print(error, file=sys.stderr)
         return 1

@@ -71,12 +71,21 @@ class Actors:
             for rule in role["rules"]:
                 self._wait_allowed(subject["namespace"], subject["name"], rule, allowed=False)
 
-    def mint_token(self, namespace: str, account: str, *, seconds: int = 600, pod: Json | None = None) -> str:
-        """A bearer token for the account by TokenRequest; the server takes no life below 600 s.
+    def mint_token(
+        self,
+        namespace: str,
+        account: str,
+        *,
+        seconds: int = 600,
+        pod: Json | None = None,
+        audiences: Sequence[str] = (),
+    ) -> str:
+        """A token for the account by TokenRequest, for the API server itself unless told otherwise.
 
-        With a pod it is bound to that and its node, as one that the kubelet asks for.
+        The server takes no life below 600 s. With a pod it is bound to that and its node, as one that the kubelet asks
+        for.
         """
-        spec: Json = {"expirationSeconds": seconds}
+        spec: Json = {"expirationSeconds": seconds, "audiences": [*audiences]}
         if pod is not None:
             about = pod["metadata"]
             spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Pod", "name": about["name"], "uid": about["uid"]}

@@ -23,6 +23,9 @@ HOST = "169.254.169.254"
 ROLES = "/latest/meta-data/iam/security-credentials"
 ROLE, ARN = "shop-web", "arn:aws:iam::123456789012:role/shop-web"
 DOCUMENT_AT = "/latest/dynamic/instance-identity/document"
+ITEMS = (DOCUMENT_AT, "/latest/meta-data/placement/availability-zone", "/latest/meta-data/instance-id")
+"""What the agent has from the node's own service."""
+
 OK = 200
 TTL, TOKEN = "X-aws-ec2-metadata-token-ttl-seconds", "X-aws-ec2-metadata-token"
 WHOLE_DOCUMENT = {**DOCUMENT, "architecture": "arm64", "imageId": "ami-0", "privateIp": "10.0.0.1", "version": "2017"}
@@ -79,31 +82,30 @@ class World:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Meanwhile an agent runs in this loop."""
+        """Meanwhile an agent runs in this loop, and has the node's items: how fast these come is not tried here."""
         region, base = "--sts.region=us-east-1", "--role-base-arn=arn:aws:iam::123456789012:role/"
         async with running(*self._flags, region, base) as agent:
             self._at = agent.addresses[0]
+            await until("the agent has the node's items", self._has_items, str)
             yield
 
     @asynccontextmanager
     async def serving_apart(self) -> AsyncIterator[None]:
-        """Meanwhile an agent runs as a process of its own, with the key of tokens that the last one had.
-
-        The pod is declared. The node's items are at hand: an agent that has just begun may be too slow for one of them.
-        """
+        """Meanwhile an agent runs as a process of its own, with the key of tokens that the last one had."""
         agent = AgentProcess(self._folder, (*self._flags, f"--tokens.key-file={self._folder / 'key'}"), {})
         await agent.start()
         try:
             await agent.until_ready()
             self._at = (agent.host, 8181)
-            await until("the agent has the node's own document", self._documented, agent.log)
+            await until("the agent has the node's items", self._has_items, agent.log)
             yield
         finally:
             await agent.stop()
 
-    async def _documented(self) -> bool:
-        shown = f"{TOKEN}: {await self.token(f'{TTL}: 60')}"
-        return (await self.once(f"GET {DOCUMENT_AT} HTTP/1.1", f"Host: {HOST}", shown)).status == OK
+    async def _has_items(self) -> bool:
+        shown = f"{TOKEN}: {await self.token(f'{TTL}: 60', pod=OTHER)}"
+        asked = [await self.once(f"GET {item} HTTP/1.1", f"Host: {HOST}", shown, pod=OTHER) for item in ITEMS]
+        return {said.status for said in asked} == {OK}
 
     async def declare(self, role: str | None = ROLE, *, permitted: str = ".*") -> None:
         """The pod is there, with this role; and the other, which asks for none."""
@@ -116,8 +118,8 @@ class World:
         )
 
     async def nobody(self) -> None:
-        """There is no pod, as far as the agent has been told."""
-        await write(self._manifests, namespace_yaml("shop"))
+        """The pod is not there, as far as the agent has been told."""
+        await write(self._manifests, namespace_yaml("shop"), pod_yaml("shop", "idle", OTHER))
 
     async def told(self, part: str, status: int = 0) -> None:
         """Wait until the role list's answer to the pod has this in its body, and this status."""
@@ -155,7 +157,7 @@ class World:
 
 @asynccontextmanager
 async def world(folder: Path, tokens: str, hold: float = PATIENT) -> AsyncIterator[World]:
-    """A world without an agent yet, and with nobody in it. The variables of the node's identity are the caller's."""
+    """A world without an agent yet, nor the pod that has a role. The variables of the node are the caller's to set."""
     async with FakeSts() as sts, FakeUpstream() as upstream:
         upstream.items["dynamic/instance-identity/document"] = json.dumps(WHOLE_DOCUMENT)
         made = World(folder, sts, upstream, tokens, hold)

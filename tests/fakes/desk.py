@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.network.lab.processes import Process
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds for a command that ends: many times what it takes."""
 
 _SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -26,13 +26,12 @@ class Desk:
 
     def __init__(self, folder: Path, programs: Mapping[str, Path | str] | None = None, **environment: str) -> None:
         self.folder = folder
-        places = folder / ".bin"
-        places.mkdir()
+        self._programs = folder / ".bin"
+        self._programs.mkdir(parents=True)
         for name, program in {"metaproxy": f"{sys.executable} -m metaproxy", **(programs or {})}.items():
-            (places / name).write_text(f'#!/bin/sh\nexec {program} "$@"\n')
-            (places / name).chmod(0o755)
+            self.add(name, program)
         self.environment = {
-            "PATH": f"{places}:{_SYSTEM}",
+            "PATH": f"{self._programs}:{_SYSTEM}",
             "HOME": str(folder),
             "LANG": "C.UTF-8",
             # Else a shell elsewhere than in the checkout might find another one, and nothing of it would be counted.
@@ -40,6 +39,12 @@ class Desk:
             **{name: value for name, value in os.environ.items() if name.startswith(("COVERAGE_", "COV_"))},
             **environment,
         }
+
+    def add(self, name: str, program: Path | str) -> None:
+        """Let a name be this program, which may have words behind it."""
+        path = self._programs / name
+        path.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+        path.chmod(0o755)
 
     def type(self, line: str, *codes: int) -> str:
         """Run a command to its end; what it printed. Its exit code must be one of these, 0 unless told otherwise."""

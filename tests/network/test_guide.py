@@ -13,9 +13,9 @@ from metaproxy.__main__ import main
 from metaproxy.redirectplan import IPV4, IPV6, Plan
 from metaproxy.redirectroutes import guard
 from tests.guides import Typed
-from tests.network.lab.namespaces import until
+from tests.network.lab.namespaces import PATIENCE, Namespace, until
 from tests.network.lab.node import Lab
-from tests.network.lab.processes import QUIET
+from tests.network.lab.processes import QUIET, Process
 from tests.network.test_leaks import answered
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "networking.md").read_text()
@@ -55,6 +55,7 @@ def test_what_is_rendered(command: str, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.runs("docs/networking.md", "metaproxy redirect …", "curl -s …")
 @pytest.mark.runs("README.md", "metaproxy redirect watch", "curl http://169.254.169.254/metaproxy/explain")
+@pytest.mark.runs("docs/iam.md", "curl http://169.254.169.254/metaproxy/explain")
 @pytest.mark.runs("docs/faq.md", "curl http://169.254.169.254/metaproxy/explain")
 @pytest.mark.runs("docs/policy.md", "curl http://169.254.169.254/metaproxy/explain")
 @pytest.mark.runs("docs/doctor.md", "sysctl -w net.ipv4.conf.all.accept_source_route=0")
@@ -94,6 +95,23 @@ def test_what_is_typed_on_a_node_and_in_a_pod(
     for line in set(typed.each("curl http://169.254.169.254/metaproxy/explain")):
         assert json.loads(in_pod(line))["role"].endswith(f":role/{pod.role}")
     on_node(typed("sysctl -w net.ipv4.conf.all.accept_source_route=0"))
+
+
+@pytest.mark.runs("README.md", "curl --interface …")
+def test_a_pod_of_the_demo(typed: Typed) -> None:
+    """Asked from its address, in a network that has nothing else."""
+    node = Namespace("demo")
+    demo = Process(node.command(sys.executable, "-u", "-m", "metaproxy", "demo"))
+    try:
+        port = re.search(
+            r"http://127\.0\.0\.1:(\d+)/", demo.wait_for("curl --interface 127.0.0.", seconds=3 * PATIENCE)
+        )
+        assert port
+        line = typed("curl --interface …").replace("PORT", port[1])
+        assert node.shell(f"{line} -s").strip() == "shop-web"
+    finally:
+        demo.end(SIGTERM)
+        node.close()
 
 
 def test_settings_that_are_named_exist() -> None:

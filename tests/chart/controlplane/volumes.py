@@ -75,7 +75,9 @@ def _projected(source: Json, pod: Json, cluster: Actors) -> dict[str, str]:
     if "serviceAccountToken" in source:
         wanted = source["serviceAccountToken"]
         seconds = max(_SHORTEST_TOKEN, wanted.get("expirationSeconds", 3600))
-        token = cluster.mint_token(namespace, pod["spec"]["serviceAccountName"], seconds=seconds)
+        audiences = [wanted["audience"]] if "audience" in wanted else []
+        account = pod["spec"]["serviceAccountName"]
+        token = cluster.mint_token(namespace, account, seconds=seconds, audiences=audiences)
         return {wanted["path"]: token}
     if "configMap" in source:
         return _chosen(_data(cluster, pod, "configmaps", source["configMap"]["name"]), source["configMap"])

@@ -35,9 +35,10 @@ type node struct {
 // of the second and third, and asks the program that is the fourth:
 //
 //	PROGRAM exec NAMESPACE POD CONTAINER COMMAND...
-//	PROGRAM logs NAMESPACE POD CONTAINER
+//	PROGRAM logs NAMESPACE POD CONTAINER [previous]
+//	PROGRAM port NAMESPACE POD PORT
 //
-// A forwarded port is the one of this network, as with a pod on the host's.
+// Of the last one standard input and output are the forwarded connection.
 // It lives as long as its standard input, as the API server of the tests does.
 func kubelet(arguments []string) error {
 	if len(arguments) != 4 {
@@ -108,25 +109,21 @@ func (n node) portForward(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	portforward.ServePortForward(w, r, host{}, r.PathValue("pod"), "", options, idle, creation,
-		portforward.SupportedProtocols)
+	portforward.ServePortForward(w, r, ports{n, r.PathValue("namespace")}, r.PathValue("pod"), "", options, idle,
+		creation, portforward.SupportedProtocols)
 }
 
-// host forwards to ports of this network.
-type host struct{}
+// ports leads to ports of a namespace's pods.
+type ports struct {
+	node
+	namespace string
+}
 
-func (host) PortForward(ctx context.Context, _ string, _ types.UID, port int32, stream io.ReadWriteCloser) error {
+func (p ports) PortForward(ctx context.Context, pod string, _ types.UID, port int32, stream io.ReadWriteCloser) error {
 	defer stream.Close()
-	var dialer net.Dialer
-	connection, err := dialer.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		return err
-	}
-	defer connection.Close()
-	go func() {
-		_, _ = io.Copy(connection, stream)
-		_ = connection.(*net.TCPConn).CloseWrite()
-	}()
-	_, err = io.Copy(stream, connection)
-	return err
+	process := exec.CommandContext(ctx, p.program, "port", p.namespace, pod, strconv.Itoa(int(port)))
+	process.Stdin, process.Stdout, process.Stderr = stream, stream, os.Stderr
+	// What the client still sends is of no use when the pod's side has ended.
+	process.WaitDelay = time.Second
+	return process.Run()
 }

@@ -35,7 +35,7 @@ class Process:
             self.lines.append("")
             self._said.notify_all()
 
-    def wait_for(self, *texts: str) -> str:
+    def wait_for(self, *texts: str, seconds: float = PATIENCE) -> str:
         """Until each text was said; the first line with the last of them."""
         found = ""
 
@@ -46,7 +46,7 @@ class Process:
             return all(hits) or self.popen.poll() is not None
 
         with self._said:
-            assert self._said.wait_for(all_said, PATIENCE), f"{texts} not said: {self.lines}"
+            assert self._said.wait_for(all_said, seconds), f"{texts} not said: {self.lines}"
         assert found, f"ended with {self.popen.poll()}: {self.lines}"
         return found
 
