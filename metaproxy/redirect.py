@@ -54,17 +54,20 @@ def act(verb: str, chosen: Redirect, logs: Log, *, as_json: bool = False) -> int
 def _changed(verb: str, node: Node, *, as_json: bool) -> int:
     """Apply or remove, unless a watch is at work: it would undo what it does not want."""
     with contextlib.closing(Turn()) as turn:
-        if not turn.take():
-            if verb == "remove":
+        mine = turn.take()
+        if verb == "remove":
+            if not mine:
                 return _failed("a watch is at work and would put everything back: end it first", as_json=as_json)
-            why = "a watch is at work: the redirect is left to it, and to the one that comes after it"
-            found = node.check()
-            _told(replace(found, notes=(why, *found.notes)), as_json=as_json)
-        elif verb == "remove":
             node.remove()
-        else:
-            return _told(node.apply(), as_json=as_json)
-    return DONE
+            return DONE
+        if not mine:
+            found = node.check()
+            # Whoever has the turn: a node that is open is closed.
+            if not any(finding.part == "guard" for finding in found.differs):
+                why = "a watch is at work: the redirect is left to it, and to the one that comes after it"
+                _told(replace(found, notes=(why, *found.notes)), as_json=as_json)
+                return DONE
+        return _told(node.apply(), as_json=as_json)
 
 
 def node_of(chosen: Redirect) -> Node:

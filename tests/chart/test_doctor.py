@@ -154,14 +154,16 @@ def test_links(helm: Helm, tmp_path: Path, host: Host) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hospital:
-    """A release on the real API server, and an STS that does as told."""
+    """A release on the real API server, and an STS that does as told; the pod of a release with the redirect."""
 
     world: World
     sts: FakeSts
+    redirected: Kubelet
 
     async def doctor(self, container: str = "metaproxy") -> Report:
-        """In a container of the release's pod."""
-        return await asyncio.to_thread(doctor, self.world.node, container)
+        """In a container of a release's pod."""
+        node = self.world.node if container == "metaproxy" else self.redirected
+        return await asyncio.to_thread(doctor, node, container)
 
     async def pod(self, name: str, role: str, **more: Any) -> str:
         """A pod on the release's node; its name in a report."""
@@ -175,8 +177,15 @@ class Hospital:
 @pytest.fixture
 async def hospital(helm: Helm, cluster: Cluster, tmp_path: Path) -> AsyncIterator[Hospital]:
     """With the chart's own rights."""
+    (redirected := tmp_path / "redirected").mkdir()
     async with FakeSts() as sts:
-        yield Hospital(world=await asyncio.to_thread(containers._world, helm, cluster, tmp_path, sts.url), sts=sts)
+        values = {"config.sts.endpoint_url": sts.url, "config.sts.region": "us-east-1"}
+        objects = await asyncio.to_thread(helm.with_values, values)
+        yield Hospital(
+            world=await asyncio.to_thread(containers._world, helm, cluster, tmp_path, sts.url),
+            sts=sts,
+            redirected=containers.kubelet(objects, redirected),
+        )
 
 
 async def test_what_the_agents_container_sees(hospital: Hospital) -> None:

@@ -477,8 +477,8 @@ def test_nobody_else_changes_what_a_watch_keeps(machine: Callable[..., Machine])
 
 
 SQUAT = """
-import os, signal, socket
-os.setuid(65534)
+import os, signal, socket, sys
+os.setuid(int(sys.argv[1]))
 name = socket.socket(socket.AF_UNIX)
 name.bind(chr(0) + "metaproxy-redirect")
 name.listen()
@@ -490,7 +490,7 @@ signal.pause()
 def test_a_name_that_somebody_else_has_stops_no_watch(machine: Callable[..., Machine]) -> None:
     """Who has it without being of our user is no watch: that is said, and the redirect is put in place."""
     here = machine("nftables")
-    squatter = Process(here.namespace.command(sys.executable, "-c", SQUAT))
+    squatter = Process(here.namespace.command(sys.executable, "-c", SQUAT, "65534"))
     watch = None
     try:
         squatter.wait_for("has it")
@@ -502,6 +502,18 @@ def test_a_name_that_somebody_else_has_stops_no_watch(machine: Callable[..., Mac
         squatter.end(signal.SIGKILL)
         if watch is not None:
             watch.end(signal.SIGTERM)
+
+
+def test_a_node_that_is_open_is_closed_whoever_has_the_turn(machine: Callable[..., Machine]) -> None:
+    """To say that one is a watch, and to keep nothing in place, keeps nobody from applying."""
+    here = machine("nftables")
+    squatter = Process(here.namespace.command(sys.executable, "-c", SQUAT, "0"))
+    try:
+        squatter.wait_for("has it")
+        assert "a watch is at work" not in here.run("apply")
+        assert "a watch is at work" in here.run("apply")
+    finally:
+        squatter.end(signal.SIGKILL)
 
 
 LISTEN = """

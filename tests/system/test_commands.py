@@ -263,13 +263,25 @@ def test_key_file_that_others_may_read(tmp_path: Path) -> None:
 
 
 def test_address_that_is_taken(tmp_path: Path) -> None:
-    """A run that fails ends with exit code 1."""
+    """Pods are answered all the same, and it is said that the operator is not yet, and who holds the address."""
+    told: dict[str, str] = {}
     with socket.socket() as taken:
         taken.bind((own_address(), 0))
         taken.listen()
         host, port = taken.getsockname()
-        done = metaproxy("run", f"--source.manifests={tmp_path}", f"--admin.listen={host}:{port}")
-    assert done.returncode == 1
+        flags = f"--source.manifests={tmp_path}", f"--admin.listen={host}:{port}", f"--server.listen={host}:0"
+        command = [sys.executable, "-m", "metaproxy", "run", *flags, f"--upstream.url=http://{host}:9"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                record = json.loads(line)
+                told[record["event"]] = record.get("error", "")
+                if "listening" in told:
+                    break
+            process.send_signal(signal.SIGTERM)
+            process.stdout.read()
+            assert process.wait(PATIENCE) == 0
+    assert f"{host}:{port}" in told["the operator is not answered at --admin.listen yet"]
 
 
 def test_demo_without_its_packages() -> None:
