@@ -13,7 +13,7 @@ from metaproxy import arrival, handoverwire, sockets
 from metaproxy.arrival import BESIDE, FIRST, FOLLOWED, HANDOVER, Place, arrive
 from metaproxy.doors import AddressTakenError, Doors
 from metaproxy.handover import Handover
-from tests.component.test_handover import House, frame, saying
+from tests.component.test_handover import House
 from tests.fakes.process import own_address, until
 
 pytestmark = pytest.mark.sockets
@@ -121,14 +121,14 @@ async def test_another_one_was_beside_it_first(tmp_path: Path, doors: Doors) -> 
 
 async def test_one_that_cannot_be_followed(tmp_path: Path, doors: Doors) -> None:
     """It answers twice, and not as it should: it serves, so nothing of it is touched before this process is warm."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
     path = tmp_path / "socket"
-    with capture_logs() as logs:
-        async with saying(path, b"HTTP/1.1 400 Bad Request\r\n\r\n"):
-            asking = asyncio.create_task(arrived(path, doors))
-            await until("it waits", lambda: logs, str)
-        path.unlink()
-        async with saying(path, frame(1)):
-            place = await asking
+    async with await asyncio.start_unix_server(answer, path):
+        place = await arrived(path, doors)
     assert (place.how, place.given, place.beside) == (BESIDE, {}, True)
 
 
