@@ -297,8 +297,8 @@ _ALL = (
     ),
     Situation(
         name="role changed",
-        text="The pod's annotation names another role at the second call, and the keys have run out by then.",
-        expected=ASKED,
+        text="The pod's annotation names another role at the second call, whose keys it must bring.",
+        expected=FINE,  # keys of the other role are proof of having asked, with the second call or ahead of it
         play=_role_changed,
         seconds=LONG,
     ),
