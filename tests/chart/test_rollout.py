@@ -5,6 +5,7 @@ redirect is put in place by its own container, and pods ask at the metadata addr
 """
 
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -293,6 +294,20 @@ def test_upgrade_and_rollback(world: World) -> None:
                 assert before(steps, f"{new[node]} ready", f"{old[node]} told to end", f"{old[node]} gone")
             first, second = sorted(new.values(), key=lambda name: steps.index(f"{name} made"))
             assert before(steps, f"{first} ready", f"{second} made")
+        assert_nothing_failed(load)
+
+
+def test_another_port(world: World) -> None:
+    """Pods are led to the old port until the new agent listens at the new one and the old watch has ended."""
+    with Load(world.nodes) as load:
+        world.upgrade("--set=config.redirect.port=8282")
+        world.wait_rolled_out()
+
+        def led() -> set[str]:
+            rules = "\n".join(node.lab.node.shell("nft list table ip metaproxy") for node in world.nodes)
+            return set(re.findall(r"dnat to \S+:([0-9]+)", rules))
+
+        wait_until("pods are led to the new port on both nodes", lambda: led() == {"8282"}, SECONDS)
         assert_nothing_failed(load)
 
 
