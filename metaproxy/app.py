@@ -106,6 +106,7 @@ class Agent:
                 **({} if self._events is None else {"events": self._events.status}),
                 **({} if self._taint is None else {"startup taint": self._taint.status}),
                 "admin address": lambda: self._doors.trouble or "as it should be",
+                "place": self._place,
             },
             clock=clock,
         )
@@ -243,9 +244,14 @@ class Agent:
         await self.admin.retire()
 
     def _listener_trouble(self) -> str | None:
+        # Who has retired is as ready as before: another process serves, and when none does this one fails. A DaemonSet
+        # ends an old pod that is not ready, and goes to the next node, however the new one is.
+        return None if self.addresses else "not listening yet"
+
+    def _place(self) -> str:
         if not self.addresses:
-            return "not listening yet"
-        return "another process has taken over" if self._listener.retired else None
+            return "not serving yet"
+        return "another process has taken over" if self._listener.retired else "serving"
 
     def _duties(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         tasks: dict[str, Callable[[], Awaitable[None]]] = {

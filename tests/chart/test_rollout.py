@@ -248,10 +248,7 @@ def installation(helm: Helm, controlplane: ControlPlane, nodes: tuple[list[Playe
         ],
         # Each probe starts a Python here: on a machine that does much else it takes its time.
         **{f"probes.{kind}.timeoutSeconds": 60 for kind in ("startup", "liveness", "readiness")},
-        # As long in all as the chart's own: the old pod, which says after the handover that it is not ready any more,
-        # counts as ready until the new one is, and until then the controller goes to no other node.
         "probes.readiness.periodSeconds": 5,
-        "probes.readiness.failureThreshold": 6,
     }
     namespace = f"ns-{secrets.token_hex(4)}"
     controlplane.create_namespace(namespace)

@@ -190,6 +190,17 @@ async def test_ten_takeovers_under_load(tmp_path: Path) -> None:
         assert len(upgrade.sts.calls()) == calls
 
 
+async def test_who_has_retired_is_ready_for_its_node_is_served(tmp_path: Path) -> None:
+    """A DaemonSet ends an old pod that is not ready, and goes to the next node, even if the new pod is not ready."""
+    async with line(tmp_path) as upgrade:
+        former = upgrade.now
+        await upgrade.follow()
+        told = await former.own("/readyz?verbose")
+        assert "place: another process has taken over" in told
+        assert "[-]" not in told
+        assert "place: serving" in await upgrade.now.own("/readyz?verbose")
+
+
 # What goes wrong on the way.
 
 
