@@ -71,7 +71,7 @@ image-agent image-redirect: image-%:
 	$(BUILDER) build --target $* --tag $(IMAGE):$(VERSION) --build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(ARGS) .
 
-test-image: $(STAMP) ## the tests of the container images (root, buildah, mmdebstrap, crun)
+test-image: $(STAMP) ## the tests of the container images (root, buildah, podman, mmdebstrap, crun)
 	$(BIN)/python -m pytest tests/image $(ARGS)
 
 lint: $(STAMP) ## style, types, layers, generated documents

@@ -78,6 +78,7 @@ IMAGE_TOOLS = {
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
+    "podman": "podman",
     "unshare": "util-linux",
 }
 """Tools of the image suite, and the Debian packages that have them."""

@@ -113,23 +113,24 @@ class Store:
         self.buildah("add", "--quiet", container, str(debian()), "/")
         self.buildah("commit", "--quiet", "--rm", container, DEBIAN)
         pip_settings(self.folder / "pip")
-        run("make", "image", f"BUILDER={' '.join(self.words)}", f"ARGS={' '.join(self._arguments)}")
+        run("make", "image", f"BUILDER={' '.join(self.words)}", f"ARGS={' '.join(self.arguments)}")
         return {target: Image(self, f"localhost/{name}:{VERSION}") for target, name in IMAGES.items()}
 
     def build_bare(self) -> "Image":
         """The agent's image on a runtime without a shell and without Debian's tools, made of the first stage."""
-        self.buildah("build", "--target", "python", "--tag", BARE, *self._arguments, str(ROOT))
+        self.buildah("build", "--target", "python", "--tag", BARE, *self.arguments, str(ROOT))
         container = self.buildah("from", "--pull-never", BARE)
         root = Path(self.buildah("mount", container))
         for name in ("bash", "dash", "sh", "apt-get", "dpkg", "perl"):
             (root / "usr/bin" / name).unlink()
         self.buildah("commit", "--quiet", "--rm", container, BARE)
-        arguments = ("--build-arg", f"RUNTIME={BARE}", *self._arguments)
+        arguments = ("--build-arg", f"RUNTIME={BARE}", *self.arguments)
         run("make", "image-agent", "VERSION=bare", f"BUILDER={' '.join(self.words)}", f"ARGS={' '.join(arguments)}")
         return Image(self, "localhost/metaproxy:bare")
 
     @property
-    def _arguments(self) -> tuple[str, ...]:
+    def arguments(self) -> tuple[str, ...]:
+        """What goes to a builder so that it finds the Debian made here, and its packages."""
         volume = f"{self.folder / 'pip'}:/etc/xdg/pip:ro"
         return ("--isolation", "chroot", "--layers", "--build-arg", f"DEBIAN={DEBIAN}", "--volume", volume)
 

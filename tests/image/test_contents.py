@@ -148,11 +148,3 @@ def test_size(images: dict[str, Image], capsys: pytest.CaptureFixture[str]) -> N
             print(f"  {len(debian)} Debian packages: {' '.join(sorted(debian))}")
         assert disk < MOST[target][0]
         assert stored < MOST[target][1]
-
-
-def test_the_page_builds_as_the_tests_do() -> None:
-    """What is to be typed to build them is what built these, but for the builder."""
-    (block,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / "image.md").read_text(), re.MULTILINE | re.DOTALL)
-    commands = [line.partition("#")[0].split() for line in block.splitlines()]
-    assert ["make", "image", "BUILDER=buildah"] in commands
-    assert all(command[:2] == ["make", "image"] for command in commands)
