@@ -22,7 +22,10 @@ from tests.fakes.sts import Step
 
 ACCOUNT = "123456789012"
 OK, UNAUTHORIZED = 200, 401
-_TTL = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+TOKEN_LIFE = 21_600
+"""Seconds: what SDKs ask for."""
+
+_TTL = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_LIFE)}
 
 
 class Cell(Calls):
@@ -113,11 +116,23 @@ class Cell(Calls):
 
         await until(f"{self._name} is told {what}", told, self._node.agent.log)
 
-    async def _asked(self, path: str) -> tuple[int, str]:
-        """What the pod is told, with a token."""
-        pod, agent = self.traffic.pod, self._node.agent
-        _, token = await agent.ask(pod, "/latest/api/token", method="PUT", headers=_TTL)
-        status, body = await agent.ask(pod, path, headers={"X-aws-ec2-metadata-token": token.decode()})
+    async def token(self) -> str:
+        """A session token of the pod."""
+        _, token = await self._node.agent.ask(self.traffic.pod, "/latest/api/token", method="PUT", headers=_TTL)
+        return token.decode()
+
+    async def still_holds(self, token: str) -> None:
+        """See that a token which was given before is as good as it was.
+
+        Clients would not tell: who is told 401 takes another one.
+        """
+        status, body = await self._asked(ROLES, token)
+        assert status == OK, f"the agent has forgotten a token: {status} {body}"
+
+    async def _asked(self, path: str, token: str = "") -> tuple[int, str]:
+        """What the pod is told, with this token or a new one."""
+        shown = {"X-aws-ec2-metadata-token": token or await self.token()}
+        status, body = await self._node.agent.ask(self.traffic.pod, path, headers=shown)
         return status, body.decode()
 
     @asynccontextmanager

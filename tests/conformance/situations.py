@@ -171,11 +171,13 @@ async def _restarted(cell: Cell) -> None:
         await cell.declare()
         await cell.served()
         await cell.first()
+        token = await cell.token()
         cell.script(then=Step())
         await node.agent.stop(signal.SIGTERM)
         await node.agent.start()
         await node.agent.until_ready()
         await cell.served()
+        await cell.still_holds(token)
         await _keys_run_out(cell, rest)
         await cell.again()
 
@@ -188,6 +190,7 @@ async def _taken_over(cell: Cell) -> None:
         await cell.declare()
         await cell.served()
         await cell.first()
+        token = await cell.token()
         cell.script(then=Step())
         agent = node.agent
         former = agent.process
@@ -197,6 +200,7 @@ async def _taken_over(cell: Cell) -> None:
         async with asyncio.timeout(PATIENCE):
             assert await former.wait() == 0, agent.log()
         await agent.until_ready()
+        await cell.still_holds(token)
         await _keys_run_out(cell, rest)
         await cell.again()
 
