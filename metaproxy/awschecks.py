@@ -73,8 +73,7 @@ def aws_findings(aws: Aws) -> Iterator[Finding]:
     elif aws.own_failure is not None:
         yield not_checked("separate-role", "the agent's own identity does not work", "mend own-identity first")
     else:
-        document = trust_policy([aws.principal], ["sts:AssumeRole"]) if aws.hop_failure is not None else None
-        yield replace(_of_failure("separate-role", aws.hop_failure, good=aws.hop), document=document)
+        yield _of_hop(aws)
     if aws.base is None:
         yield not_checked("base-arn", "it is learnt from the identity, which does not work", "set --role-base-arn")
     elif aws.partition and aws.base.partition != aws.partition:
@@ -159,6 +158,17 @@ def _failed(attempt: Attempt, failure: MetaproxyError, principal: str, needed: S
         subjects=attempt.subjects,
         document=trust_policy([principal], needed, external_id=call.external_id or "") if missing else None,
     )
+
+
+def _of_hop(aws: Aws) -> Finding:
+    """Of the separate role: what its trust policy lacks is said when STS has refused, and not when nobody answered."""
+    failure = aws.hop_failure
+    if failure is None:
+        return ok("separate-role", aws.hop)
+    if failure.reason in {Reason.STS_UNREACHABLE, Reason.STS_THROTTLED, Reason.STS_PENDING}:
+        return not_checked("separate-role", f"{failure.reason}: {failure.message}", failure.remedy)
+    document = trust_policy([aws.principal], ["sts:AssumeRole"])
+    return replace(_of_failure("separate-role", failure, good=aws.hop), document=document)
 
 
 def _of_failure(check: str, failure: MetaproxyError | None, *, good: str) -> Finding:

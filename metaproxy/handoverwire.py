@@ -15,6 +15,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from metaproxy import unixsocket
+
 HELLO, SOCKETS, STATE, TAKE, DONE, RETIRED, LATER = range(1, 8)
 
 PATIENCE = 3.0
@@ -28,7 +30,6 @@ SOCKETS_LIMIT = 32
 
 _HEAD = struct.Struct(">4sBI")
 _MAGIC = b"mpx1"
-_CREDENTIALS = struct.Struct("iII")
 _DESCRIPTOR = struct.Struct("i")
 _RIGHTS_SIZE = socket.CMSG_SPACE(SOCKETS_LIMIT * _DESCRIPTOR.size)
 _CHUNK = 1 << 18
@@ -79,8 +80,7 @@ class Channel:
     @property
     def peer(self) -> int:
         """The user of the process at the other end."""
-        told = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return int(_CREDENTIALS.unpack(told)[1])
+        return unixsocket.user(self._connection)
 
     @property
     def ended(self) -> bool:

@@ -19,7 +19,7 @@ def as_json(document: Mapping[str, Any], _kind: Kind, _name: str, _path: str) ->
 
 def as_terraform(document: Mapping[str, Any], kind: Kind, name: str, path: str) -> str:
     """A managed policy, or the role with its trust policy."""
-    label = re.sub(r"[^a-zA-Z0-9_]", "_", name)
+    label = re.sub(r"[^a-zA-Z0-9_]|^(?=[0-9])", "_", name)
     argument, resource = ("policy", "aws_iam_policy") if kind == "policy" else ("assume_role_policy", "aws_iam_role")
     return (
         f'resource "{resource}" "{label}" {{\n'

@@ -5,6 +5,7 @@ Must not know: what the agent is made of.
 """
 
 import asyncio
+import ctypes
 import signal
 
 import structlog
@@ -19,10 +20,22 @@ from metaproxy.telemetry import configure_logging
 log = structlog.get_logger()
 
 
+_PR_SET_DUMPABLE = 4
+
+
+def close_to_others() -> None:
+    """Let no process of the same user look into this one, by its files in /proc or as a debugger (proc(5), prctl(2)).
+
+    A pod among the host's processes would else reach the handover's socket through /proc/PID/root, without a mount.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 def run(settings: Settings) -> int:
     """The command: 0 after SIGTERM or SIGINT, 1 when something that should never end did, 2 when it cannot begin."""
     configure_logging(json=settings.log.format == "json", level=settings.log.level)
     descriptors.lift()
+    close_to_others()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_until_signal(settings))
 

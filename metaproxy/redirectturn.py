@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Iterator
 
 import structlog
+
+from metaproxy import unixsocket
 
 log = structlog.get_logger()
 
@@ -27,8 +28,6 @@ AGAIN = 0.5
 WAITING = 128
 """Connections that the kernel keeps: one for each process that waits."""
 
-_CREDENTIALS = struct.Struct("3i")
-
 
 class Turn:
     """A process's turn, once `take` or `wait` have given it, until it is closed."""
@@ -37,7 +36,10 @@ class Turn:
         self._name: socket.socket | None = None
 
     def take(self) -> bool:
-        """Whether it is this process's turn now: nobody else has it."""
+        """Whether it is this process's turn now: nobody else of its user has it.
+
+        Whoever has the name without being of our user is no watch of ours: that is said, and nothing waits for it.
+        """
         if self._name is None:
             name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
@@ -45,22 +47,16 @@ class Turn:
                 name.listen(WAITING)
             except OSError:
                 name.close()
-                return False
+                return _is_a_strangers()
             self._name = name
         return True
 
     async def wait(self, stop: asyncio.Event) -> None:
-        """Wait for it, for as long as another watch lives, or until `stop`.
-
-        Whoever has the name without being of our user is no watch of ours: that is said, and not waited for.
-        """
+        """Wait for it, for as long as another watch lives, or until `stop`."""
         said, stopped = False, asyncio.ensure_future(stop.wait())
         try:
             while not stop.is_set() and not self.take():
-                with _holder() as (holder, user):
-                    if user not in (None, os.geteuid()):
-                        log.warning("a process that is no watch has the name of one: going on beside it", user=user)
-                        return
+                with _holder() as (holder, _):
                     if not said:
                         log.info("another watch is at work: waiting for it to end")
                         said = True
@@ -78,6 +74,14 @@ class Turn:
             self._name = None
 
 
+def _is_a_strangers() -> bool:
+    with _holder() as (_, user):
+        if user in (None, os.geteuid()):
+            return False
+        log.warning("a process that is no watch has the name of one: going on beside it", user=user)
+        return True
+
+
 @contextlib.contextmanager
 def _holder() -> Iterator[tuple[socket.socket | None, int | None]]:
     """A connection to who has the name, which breaks when that ends, and its user; None where there is none."""
@@ -85,8 +89,7 @@ def _holder() -> Iterator[tuple[socket.socket | None, int | None]]:
         if holder.connect_ex(NAME):
             yield None, None  # just gone, not listening yet, or as many wait as can
             return
-        told = holder.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        yield holder, _CREDENTIALS.unpack(told)[1]
+        yield holder, unixsocket.user(holder)
 
 
 async def _ended(holder: socket.socket | None) -> None:

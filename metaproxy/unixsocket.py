@@ -12,6 +12,7 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ LOCKED = 5.0
 
 LOOK = 0.01
 """Seconds between two tries to lock the folder."""
+
+_CREDENTIALS = struct.Struct("iII")
 
 Identity = tuple[int, int]
 """Which file is at a path: its device and inode."""
@@ -110,8 +113,23 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def answered(path: Path) -> bool:
-    """Whether anybody listens there."""
-    return _knock(path) in {0, errno.EAGAIN}
+    """Whether anybody of this process's own user listens there: who is of another one does so in nobody's place."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
+        told = asking.connect_ex(str(path))
+        return user(asking) == os.geteuid() if told == 0 else told == errno.EAGAIN and _owner(path) == os.geteuid()
+
+
+def user(connection: socket.socket) -> int:
+    """The user of who is at the other end, or was when it began to listen (unix(7), SO_PEERCRED)."""
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(told)[1])
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        return path.lstat().st_uid
+    except OSError:
+        return None
 
 
 def _free(path: Path) -> None:

@@ -71,6 +71,8 @@ def test_pods(samples: Api, cluster: Cluster, namespace: str) -> None:
         (pod("raw", security={}), "drop NET_RAW"),
         (pod("added", security={"capabilities": {"drop": ["ALL"], "add": ["net_raw"]}}), "drop NET_RAW"),
         (pod("init", initContainers=[bare]), "init containers must drop NET_RAW"),
+        (pod("processes", hostPID=True), "among the host's processes"),
+        (pod("memory", hostIPC=True), "among the host's processes"),
         (pod("multus", annotations={"k8s.v1.cni.cncf.io/networks": "macvlan"}), "pass the node by"),
     ):
         assert reason in refused(samples, dry, odd)
@@ -90,9 +92,12 @@ def test_namespaces(samples: Api, cluster: Cluster) -> None:
     dry = "/api/v1/namespaces?dryRun=All"
     wait_until("the policy has effect", lambda: "the platform's word" in refused(editor, dry, marked), EFFECT_SECONDS)
     assert refused(editor, dry, {"metadata": {"name": "sample"}}) == ""
+    trusted = {"metadata": {"name": "sample", "labels": {"metaproxy.dev/trusted": ""}}}
+    assert "the platform's word" in refused(editor, dry, trusted)
     grant = {"apiGroups": ["metaproxy.dev"], "resources": ["namespaceroles"], "verbs": ["grant"]}
     cluster.grant("default", "editor", [grant], name="sample-granter")
     assert refused(editor, dry, marked) == ""
+    assert refused(editor, dry, trusted) == ""
 
 
 OURS = {"key": "metaproxy.dev/agent-not-ready", "effect": "NoSchedule"}

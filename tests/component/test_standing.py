@@ -1,6 +1,7 @@
 """Whose place it is: a file at a path and sockets at an address, both in others' hands."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -57,6 +58,22 @@ async def test_a_stranger_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             await until_seen(metrics, 0)
         assert [(line["event"], line["sockets"]) for line in logs] == [("somebody else listens at our addresses", 1)]
         assert not watching.done()
+
+
+async def test_another_users_socket_displaces_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write to the folder could else silence a node: nobody would serve, and nobody fail."""
+    path, user = tmp_path / "socket", os.geteuid()
+    async with place(path, monkeypatch) as (_, _, watching):
+        await asyncio.to_thread(path.unlink)
+        with await asyncio.to_thread(arrival.again, path):
+            monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+            for _ in range(20):
+                await asyncio.sleep(standing.LOOK)
+            assert not watching.done()
+            assert not await Standing(path, Metrics()).followed()
+            monkeypatch.setattr(os, "geteuid", lambda: user)
+            async with asyncio.timeout(60):
+                await watching
 
 
 async def test_another_one_in_our_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ Pods come from files; STS is scripted.
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -185,6 +186,30 @@ async def test_sts_that_is_not_there_at_the_start(world: World) -> None:
         world.sts.always = Step()
         await agent.until_told(WEB, 200, "shop-web")
         await agent.until_ready()
+
+
+async def test_no_process_of_its_user_looks_into_it(world: World, tmp_path: Path) -> None:
+    """Else a pod among the host's processes would reach its files and sockets through /proc/PID/root, without a mount.
+
+    As root both have given up their capabilities, as containers have.
+    """
+    bare = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
+
+    async def seen(pid: int) -> bool:
+        look = await asyncio.create_subprocess_exec(*bare, "readlink", f"/proc/{pid}/root", stdout=-3, stderr=-3)
+        return await look.wait() == 0
+
+    other = await asyncio.create_subprocess_exec(*bare, "cat", stdin=-1, stdout=-1)
+    assert other.stdin is not None
+    assert other.stdout is not None
+    other.stdin.write(b"x")
+    await other.stdout.readexactly(1)  # it is what it is to be
+    assert await seen(other.pid)
+    other.stdin.close()
+    await other.wait()
+    async with running(tmp_path, f"--source.manifests={world.pods}", prefix=bare) as agent:
+        await agent.until_up()
+        assert not await seen(agent.process.pid)
 
 
 # No secret.

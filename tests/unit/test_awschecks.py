@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from metaproxy.awschecks import Attempt, Aws, aws_findings, clock_findings, role_findings
-from metaproxy.errors import MetaproxyError, StsDenied, StsInvalidRequest, StsOwnIdentity, StsThrottled
+from metaproxy.errors import MetaproxyError, StsDenied, StsInvalidRequest, StsOwnIdentity, StsThrottled, StsUnreachable
 from metaproxy.findings import Finding, Verdict, in_order
 from metaproxy.roles import AssumeRole, BaseArn, RoleArn
 from metaproxy.trust import trusted
@@ -67,6 +67,14 @@ def test_the_separate_role_refuses() -> None:
     assert trusted(finding.document, principal=NODE)
     assert not trusted(finding.document, principal=HOP)
     assert not lost.usable
+
+
+def test_the_separate_role_is_not_known() -> None:
+    """Nothing is said to be missing of who could not be asked, nor of who agrees."""
+    away = replace(AWS, hop=HOP, hop_failure=StsUnreachable("away", remedy="look"))
+    assert (told(away)["separate-role"].verdict, told(away)["separate-role"].document) == (Verdict.NOT_CHECKED, None)
+    assert not away.usable
+    assert told(replace(AWS, hop=HOP))["separate-role"].document is None
 
 
 def test_partitions() -> None:

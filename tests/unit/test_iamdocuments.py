@@ -103,6 +103,12 @@ def test_terraform_is_terraform(kind: Any) -> None:
     assert (body["name"].strip('"'), body["path"].strip('"')) == ("my-role.x", "/a/")
 
 
+def test_terraform_names_begin_with_no_digit() -> None:
+    """A role's name may; Terraform's may not."""
+    text = as_terraform(policy([], ["sts:AssumeRole"]), "policy", "1team", "/")
+    assert text.startswith('resource "aws_iam_policy" "_1team" {')
+
+
 def test_json_is_the_document() -> None:
     """And nothing else."""
     document = policy([], ["sts:AssumeRole"])

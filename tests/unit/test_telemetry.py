@@ -19,7 +19,7 @@ def test_names_follow_the_conventions() -> None:
 
 def test_no_label_grows_with_the_cluster() -> None:
     """Never a role, pod, namespace or address (kube2iam's `role_arn` label grew without end)."""
-    allowed = {"route", "method", "code", "reason", "version", "outcome", "result", "resource", "state", "why"}
+    allowed = {"route", "method", "code", "reason", "version", "outcome", "result", "resource", "state", "how", "why"}
     assert {name for spec in METRICS for name, _ in spec.labels} <= allowed
 
 
