@@ -23,8 +23,12 @@ from tests.fakes.upstream_imds import DOCUMENT
 from tests.network.lab.namespaces import Namespace
 
 REGION = "us-east-1"
-REGIONS = (REGION, DOCUMENT["region"])
-"""In which a client may make its calls that was told no region: clients of S3 take one for granted."""
+FOUND = DOCUMENT["region"]
+"""What the metadata service says to clients that ask it for the region."""
+
+REGIONS = frozenset({REGION, FOUND})
+"""In which a client that asks nobody may make its calls when it was told no region: clients of S3 take one for granted.
+"""
 
 HANG = 100.0
 """Seconds after which a call that has not ended is taken for one that never will."""
@@ -40,7 +44,7 @@ class Calls:
     """The client, and its calls so far.
 
     `owner` is an expression for what its keys must be of: the role's ARN, a space, the session's name. `region` is the
-    one that it is told; told none, it may mean any of `REGIONS`.
+    one that it is told; told none, it means the one that it finds, if it looks for it.
     """
 
     def __init__(
@@ -58,7 +62,8 @@ class Calls:
         self.calls: list[Call] = []
         told = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region} if region else {}
         self._namespace, self._more = namespace, {**told, **(environment or {})}
-        traffic.proofs.regions = frozenset({region} if region else REGIONS)
+        found = frozenset({FOUND}) if client.finds_region else REGIONS
+        traffic.proofs.regions = frozenset({region}) if region else found
         self._owner = re.compile(owner)
         self._folder_of_home = tempfile.TemporaryDirectory(prefix="metaproxy-client-")
         self.home = self._folder_of_home.name
@@ -80,16 +85,20 @@ class Calls:
         """The client's first call, to its end."""
         self.calls.append(await self._call(1))
 
-    async def again(self, role: str = "") -> None:
+    async def again(self, role: str = "", *, renewed: bool = False) -> None:
         """The second call with the same object, if the client is there for one; a tool is run anew.
 
         One that has not looked again, as is its way, makes a third call with a new object.
-        `role`: the ARN of the role that its keys must be of by now.
+        `role`: the ARN of the role that its keys must be of by now. `renewed`: they must be others than before.
         """
         if self.client.kind == "tool" or (
             self.client.steps > 1 and self.calls[0].got in {Got.CREDENTIALS, Got.REFUSED}
         ):
+            known = len(self.traffic.proofs.keys)
             call = await self._call(AGAIN)
+            keys = self.traffic.proofs.keys
+            if call.got is Got.CREDENTIALS and renewed and set(keys[known:]) <= set(keys[:known]):
+                call.got = Got.KEPT
             if call.got is Got.CREDENTIALS and role not in {"", call.role}:
                 call.got = Got.FORMER
             self.calls.append(call)

@@ -6,6 +6,7 @@ Must not know: which situation it is in, what should come of it.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,12 +17,15 @@ from metaproxy.errors import Reason
 from tests.conformance.calls import REGION, Calls
 from tests.conformance.post import Post, Traffic
 from tests.conformance.registry import Client
+from tests.conformance.results import STATUS
 from tests.conformance.stage import Node, Stage
 from tests.fakes.process import ROLES, until
 from tests.fakes.sts import Step
 
 ACCOUNT = "123456789012"
 OK, UNAUTHORIZED = 200, 401
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
 TOKEN_LIFE = 21_600
 """Seconds: what SDKs ask for."""
 
@@ -98,8 +102,10 @@ class Cell(Calls):
         await self._told(f"{self._name}-{role}", lambda status, body: status == OK and f"{self._name}-{role}" in body)
 
     async def refused(self, reason: Reason) -> None:
-        """Wait until the agent refuses the pod for this reason."""
+        """Wait until the agent refuses the pod for this reason, and see that it does so with the status that is due."""
         await self._told(reason.value, lambda status, body: status != OK and reason.value in body)
+        status, _ = await self._asked(ROLES)
+        assert status == STATUS[reason], f"{reason} is told with {status}"
 
     async def renewed(self) -> None:
         """Wait until the agent has asked STS once more for what it serves."""
@@ -108,7 +114,9 @@ class Cell(Calls):
     async def left(self) -> float:
         """The seconds of life that clients are told of the credentials."""
         _, body = await self._asked(f"{ROLES}{self._name}-a")
-        return datetime.fromisoformat(json.loads(body)["Expiration"]).timestamp() - time.time()
+        told = json.loads(body)["Expiration"]
+        assert _DATE.fullmatch(told), f"{told} is no date that all clients read"
+        return datetime.fromisoformat(told).timestamp() - time.time()
 
     async def _told(self, what: str, reached: Callable[[int, str], bool]) -> None:
         async def told() -> bool:

@@ -47,6 +47,9 @@ class Got(StrEnum):
     FORMER = "THE FORMER ROLE"
     """Keys of the role that the pod had at the first call, when it has another by now."""
 
+    KEPT = "THE KEYS OF BEFORE"
+    """Those of the first call, when the agent has given new ones since."""
+
     UNPROVED = "no proof"
     MISSING = "not installed"
 

@@ -85,6 +85,7 @@ class Situation(Course):
 async def _cached(cell: Cell) -> None:
     await cell.declare()
     await cell.served()
+    assert await cell.left() > 0, "clients are told of keys that have run out"
     await cell.first()
     await cell.again()
 
@@ -179,7 +180,7 @@ async def _restarted(cell: Cell) -> None:
         await cell.served()
         await cell.still_holds(token)
         await _keys_run_out(cell, rest)
-        await cell.again()
+        await cell.again(renewed=True)
 
 
 async def _taken_over(cell: Cell) -> None:

@@ -64,6 +64,7 @@ async def test_slashes(world: World) -> None:
     for path in (*paths, "/latest/dynamic/instance-identity/document"):
         plain, slashed = [await world.once(f"GET {path}{end} HTTP/1.1", *shown) for end in ("", "/")]
         assert (plain.status, plain.body) == (slashed.status, slashed.body) == (200, plain.body)
+        assert plain.headers["content-type"] == slashed.headers["content-type"] == "text/plain"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,7 @@ async def test_tokens_of_others(world: World, path: str) -> None:
     assert (await world.once(*request, f"{TOKEN}: {token[::-1]}")).status == 401
     assert (await world.once(*request, f"{TOKEN}: {token}", pod=OTHER)).status == 401
     assert (await world.once(*request, f"{TOKEN}: {token}")).status == 200
+    assert (await world.once(*request)).status == (401 if world.tokens == "required" else 200)
 
 
 async def test_head(world: World) -> None:

@@ -162,6 +162,14 @@ async def test_keys_of_the_former_role(make: Make) -> None:
     assert [call.got for call in client.calls] == [Got.CREDENTIALS, Got.FORMER]
 
 
+async def test_keys_of_the_first_call(make: Make) -> None:
+    """Are told from new ones, where the agent has given new ones."""
+    client = make("sign(1); say(); sys.stdin.readline(); sign(1); say()", "program")
+    await client.first()
+    await client.again(renewed=True)
+    assert [call.got for call in client.calls] == [Got.CREDENTIALS, Got.KEPT]
+
+
 async def test_a_clock_that_is_set(make: Make) -> None:
     """Is the program's own, and that by which its proof is judged."""
     client = make("sign(1); say(); sys.stdin.readline(); sign(1); say()", "program")
@@ -244,6 +252,7 @@ async def test_who_shows_a_token() -> None:
         (replace(REFUSED, got=Got.SILENT), Expected(reason=Reason.NO_ROLE), 1),
         (replace(REFUSED, got=Got.MISSING), Expected(), 1),
         (replace(FINE, again=Got.FORMER), Expected(again=True), 1),
+        (replace(FINE, again=Got.KEPT), Expected(again=True), 1),
         (replace(FINE, again=Got.NOTHING), Expected(again=True), 1),
         (replace(FINE, again_requests=0), Expected(again=True, asks=True), 1),
         (replace(FINE, again_requests=1), Expected(again=True, asks=True), 0),
