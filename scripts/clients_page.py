@@ -50,13 +50,15 @@ What this does not show:
 - Some clients are built with fewer parts than usual (rclone with one back end, Rust without TLS), and Go v1 with the
   option to show each provider's error.
 - Behind the real redirect sessions live an hour, so second calls of programs ask nobody.
+- No situation lets a request be held to the end of its time: what clients do with the 503 after it is not tried.
+- A takeover that loses sessions would only cost calls to STS here; that it loses none is a test of the takeover.
 - The pieces of a body that is signed while it streams (restic) are not verified, the head that announces them is.
 """
 
 
 _UNCOUNTED = """\
-- Rows in which the second call's requests are missing are of a run in which they were not counted, and in which second
-  calls were made before the keys had run out.
+- Rows in which the second call's requests are missing are of a run in which they were not counted, second calls were
+  made before the keys had run out, and neither signatures nor the demand for tokens were looked at.
 """
 
 
