@@ -94,13 +94,14 @@ async def bench(api: Api, *, ready: bool = True) -> AsyncIterator[Bench]:
 
 
 async def test_it_goes_when_the_agent_is_ready_and_not_before() -> None:
-    """Others' taints stay; nothing is asked before, and nothing after."""
-    async with bench(Api(OTHER, OURS), ready=False) as b:
+    """All others stay, whoever named them; nothing is asked before, and nothing after."""
+    like_ours = {"key": "metaproxy.dev/kept", "effect": "NoSchedule"}
+    async with bench(Api(OTHER, OURS, like_ours), ready=False) as b:
         await asyncio.sleep(100)
         assert b.api.asked == []
         b.ready = True
         await asyncio.sleep(2 * LOOK)
-        assert (b.taints, b.taint.status()) == ([OTHER], "off")
+        assert (b.taints, b.taint.status()) == ([OTHER, like_ours], "off")
         await asyncio.sleep(10_000)
         assert b.api.asked == ["GET /api/v1/nodes/n1", "PATCH /api/v1/nodes/n1"]
 

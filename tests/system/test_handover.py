@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,9 @@ class Line:
         """The newest."""
         return self.agents[-1]
 
-    async def next(self, *arguments: str, port: int = 8181) -> AgentProcess:
+    async def next(
+        self, *arguments: str, port: int = 8181, environment: Mapping[str, str] | None = None
+    ) -> AgentProcess:
         """Start one more, with the first one's addresses, or pods' at another port."""
         self.started += 1
         folder = self.folder / str(self.started)
@@ -74,7 +76,7 @@ class Line:
                 *self.arguments,
                 *arguments,
             ),
-            {},
+            environment or {},
             host=self.agents[0].host if self.agents else None,
             port=port,
         )
@@ -516,6 +518,17 @@ async def test_another_port(tmp_path: Path) -> None:
         assert told["failed"] == []
         assert min(told["fresh"], told["kept"], told["idle"]) > len(PODS)
         assert len(upgrade.sts.calls()) == calls
+
+
+async def test_another_role_of_its_own(tmp_path: Path) -> None:
+    """Whom roles trust may differ: nobody is given what the former identity was allowed to have."""
+    async with line(tmp_path) as upgrade:
+        upgrade.sts.arns["ASIAOTHER00000000000"] = "arn:aws:sts::123456789012:assumed-role/other/i-0123456789abcdef0"
+        calls = len(upgrade.sts.calls())
+        agent = await upgrade.next(environment={"AWS_ACCESS_KEY_ID": "ASIAOTHER00000000000"})
+        await until("it has taken over", lambda: '"taken over"' in agent.log(), agent.log)
+        assert "sessions are not taken over" in agent.log()
+        assert len(upgrade.sts.calls()) > calls
 
 
 async def test_another_separate_role(tmp_path: Path) -> None:

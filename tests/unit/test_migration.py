@@ -94,6 +94,14 @@ def test_reasons(peer: Peer, flag: str, said: str) -> None:
     assert said in notes(peer, flag)[flag.partition("=")[0]]
 
 
+def test_switches_that_are_off() -> None:
+    """In each peer's own way."""
+    assert "log" not in migrated("kube2iam", ["--verbose=false"]).settings
+    assert migrated("kube2iam", ["--verbose"]).settings["log"] == {"level": "debug"}
+    on, off = (migrated("kiam", [f"--{word}"]).settings for word in ("json-log", "no-json-log"))
+    assert on != off
+
+
 def test_defaults_of_the_peer_are_nothing_to_say() -> None:
     """An annotation's key that is the same here."""
     flags = ["--iam-role-key=iam.amazonaws.com/role", "--namespace-restriction-format=glob", "--verbose=false"]
