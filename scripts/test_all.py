@@ -34,16 +34,12 @@ _TOLD = threading.Lock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """A suite: what it needs, its command, and what stands in its way here (empty: nothing).
-
-    `alone`: nothing runs beside it, for it tells seconds; it comes after all others.
-    """
+    """A suite: what it needs, its command, and what stands in its way here (empty: nothing)."""
 
     name: str
     needs: str
     command: tuple[str, ...]
     obstacle: Callable[[], str]
-    alone: bool = False
 
 
 def no_api_server() -> str:
@@ -175,14 +171,8 @@ SUITES = (
         obstacle=no_chart,
     ),
     Suite(
-        name="clients",
-        needs="the registries, once: it installs the clients of the matrix and runs none",
-        command=(sys.executable, "-m", "tests.conformance", "--install"),
-        obstacle=no_network,
-    ),
-    Suite(
         name="conformance",
-        needs="nothing: this is the harness of the matrix, and the replays",
+        needs="nothing: the matrix of clients is `make conformance`, this its harness and the replays",
         command=(sys.executable, "-m", "pytest", "tests/conformance"),
         obstacle=lambda: "",
     ),
@@ -198,13 +188,6 @@ SUITES = (
         command=("make", "--no-print-directory", "test-browser"),
         obstacle=no_browser,
     ),
-    Suite(
-        name="matrix",
-        needs="the clients, and what the network suite needs",
-        command=(sys.executable, "-m", "tests.conformance"),
-        obstacle=no_network,
-        alone=True,
-    ),
 )
 
 
@@ -215,9 +198,9 @@ def main(suites: Sequence[Suite] = SUITES, environment: Mapping[str, str] = os.e
         why = obstacles[suite.name]
         _say(f"suite {suite.name}: {f'CANNOT RUN HERE: {why}' if why else 'can run here'} (needs {suite.needs})")
     able = [suite for suite in suites if not obstacles[suite.name]]
-    # In the order in which they are listed: what takes longest begins first.
-    codes = _run_all([suite for suite in able if not suite.alone], LANES)
-    codes |= _run_all([suite for suite in able if suite.alone], 1)
+    with ThreadPoolExecutor(LANES) as lanes:
+        # In the order in which they are listed: what takes longest begins first.
+        codes = dict(zip((suite.name for suite in able), lanes.map(_ended, able), strict=True))
     outcomes: list[str] = []
     failed = False
     for suite in suites:
@@ -233,12 +216,6 @@ def main(suites: Sequence[Suite] = SUITES, environment: Mapping[str, str] = os.e
     for outcome in outcomes:
         print(outcome, flush=True)
     return 1 if failed else 0
-
-
-def _run_all(suites: Sequence[Suite], lanes: int) -> dict[str, int]:
-    """Run these, so many at once; their exit codes by their names."""
-    with ThreadPoolExecutor(lanes) as pool:
-        return dict(zip((suite.name for suite in suites), pool.map(_ended, suites), strict=True))
 
 
 def _ended(suite: Suite) -> int:
