@@ -26,11 +26,13 @@ EFFECT_SECONDS = 60.0
 
 @pytest.fixture
 def desk(cluster: Cluster, tools: Tools, tmp_path: Path) -> Iterator[Desk]:
-    """With two nodes, of which one is in the canary pool, and a namespace to correct; no other test's pods are left."""
+    """With two nodes, one of them in the canary pool, and a namespace to correct; nothing of other tests is left."""
     for pod in cluster.admin.get("/api/v1/pods")["items"]:
         about = pod["metadata"]
         path = f"/api/v1/namespaces/{about['namespace']}/pods/{about['name']}"
         cluster.admin.request("DELETE", path, {"gracePeriodSeconds": 0})
+    for other in cluster.admin.get("/api/v1/nodes")["items"]:
+        cluster.admin.delete(f"/api/v1/nodes/{other['metadata']['name']}")
     nodes = {"node-1": {"pool": "canary"}, "node-2": {}}
     for name, labels in nodes.items():
         node: dict[str, Any] = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
