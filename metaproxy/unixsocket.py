@@ -106,7 +106,7 @@ def locked(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() >= last:
                     raise OSError(errno.EBUSY, "another process keeps the folder locked", str(folder)) from None
-            time.sleep(LOOK)
+            time.sleep(LOOK)  # flock(2) has no time-out; the loop calls this in a thread
         yield
     finally:
         os.close(handle)

@@ -1,7 +1,7 @@
 """A connection that ends before the loop has made it; all else of connections is seen at the listener."""
 
 import asyncio
-from unittest.mock import Mock
+import socket
 
 import pytest
 
@@ -23,6 +23,10 @@ async def test_what_ended_before_it_was_made_is_closed_when_it_is(how: str) -> N
     await listener.open([])
     connection = Connection(listener, "127.0.0.2")
     getattr(connection, how)()
-    transport = Mock(spec=asyncio.Transport)
-    connection.connection_made(transport)
-    transport.abort.assert_called_once_with()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: connection, ours)
+        async with asyncio.timeout(60):
+            assert await loop.sock_recv(theirs, 1) == b""
