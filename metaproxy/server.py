@@ -17,7 +17,6 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from metaproxy import imds, tokens
-from metaproxy.caller import Pod
 from metaproxy.credentials import Credentials, told_expiry
 from metaproxy.eager import in_task
 from metaproxy.errors import (
@@ -32,6 +31,7 @@ from metaproxy.errors import (
 )
 from metaproxy.imds import Answer, Profile, Request, Route
 from metaproxy.loglimit import LogLimit
+from metaproxy.pods import Pod
 from metaproxy.policy import Decision, Denial, Grant, is_role
 from metaproxy.roles import AssumeRole
 from metaproxy.telemetry import Metrics
