@@ -138,8 +138,8 @@ def size(world: World) -> int:
         for held in (
             ties._points,
             ties._idle,
-            ties._at,
-            ties._common,
+            ties._places.at,
+            ties._places.common,
             ties._tenancy.tenants,
             ties._tenancy.ports,
             ties._unsettled,
