@@ -19,7 +19,8 @@ from typing import Generic, Literal
 
 import structlog
 
-from metaproxy.kubeclient import KubeClient, KubeError, KubeIdentity, KubeTimeout, KubeUnreachable, status_error
+from metaproxy.kubeanswers import KubeError, KubeIdentity, KubeTimeout, KubeUnreachable, status_error
+from metaproxy.kubeclient import KubeClient
 from metaproxy.objects import version_of
 from metaproxy.resources import BREATH, ItemT, Resource, parsed, read_list
 from metaproxy.watchlines import Framer, WatchEvent, WireError, event_from

@@ -14,7 +14,8 @@ import pytest
 
 from metaproxy.caller import Directory
 from metaproxy.kube import KubeSource
-from metaproxy.kubeclient import KubeClient, KubeError
+from metaproxy.kubeanswers import KubeError
+from metaproxy.kubeclient import KubeClient
 from metaproxy.listwatch import Timing
 from metaproxy.pods import Namespace, Pod
 from metaproxy.telemetry import Metrics

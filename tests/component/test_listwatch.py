@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from metaproxy.kube import METADATA_LIST, KubeSource
-from metaproxy.kubeclient import KubeClient, KubeError
+from metaproxy.kubeanswers import KubeError
+from metaproxy.kubeclient import KubeClient
 from metaproxy.listwatch import HistoryError, ListWatch, Timing, pause_after
 from metaproxy.resources import BREATH
 from metaproxy.status import Watch
