@@ -261,10 +261,8 @@ class Server:
             counter = self._metrics.counter(
                 "http_requests_total", route=label, method=method, code=str(answer.status), reason=reason
             )
-            known = self._series[key] = (
-                counter,
-                self._metrics.histogram("http_request_duration_seconds", route=label),
-            )
+            histogram = self._metrics.histogram("http_request_duration_seconds", route=label)
+            known = self._series[key] = counter, histogram
         known[0].inc()
         known[1].observe(now - begun)
         if answer.status == OK and not self._chatty:
@@ -288,11 +286,7 @@ class Server:
 
 def _denied(denial: Denial) -> Refused:
     return Refused(
-        denial.message,
-        remedy=denial.remedy,
-        reason=denial.reason,
-        status=denial.status,
-        retryable=denial.retryable,
+        denial.message, remedy=denial.remedy, reason=denial.reason, status=denial.status, retryable=denial.retryable
     )
 
 
