@@ -32,6 +32,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 demo: $(STAMP) ## see a pod get a real AssumeRole answer (ARGS=--once ends after the tour)
 	$(BIN)/metaproxy demo $(ARGS)
 
+# Each suite with a name of its own for what it measures: they run at the same time, and a combination takes all it finds.
+test: export COVERAGE_FILE := .coverage.fast
 test: $(STAMP) ## the fast tests: run anywhere, with the coverage gates
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest tests/unit tests/component tests/contract tests/system $(ARGS)
@@ -39,7 +41,7 @@ test: $(STAMP) ## the fast tests: run anywhere, with the coverage gates
 	$(BIN)/python -m coverage report --fail-under=95 --omit=$(subst $(space),$(comma),$(NODE:%=metaproxy/%.py))
 	$(BIN)/python -m coverage report --fail-under=100 --include=$(subst $(space),$(comma),$(PURE:%=metaproxy/%.py))
 
-test-all: $(STAMP) ## the suites that need root, Go or minutes; says loudly what could not run
+test-all: $(STAMP) ## every suite, two at a time; says loudly what could not run (root, Go, other toolchains, minutes)
 	$(BIN)/python -m scripts.test_all
 
 test-network: export COVERAGE_FILE := .coverage.network
@@ -89,7 +91,6 @@ docs: $(STAMP) ## write the generated documents anew
 
 check: lint ## everything that must be green
 	$(MAKE) demo ARGS=--once
-	$(MAKE) test
 	$(MAKE) test-all
 
 lock: ## resolve the dependencies anew, with hashes (needs uv)

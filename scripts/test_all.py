@@ -1,4 +1,4 @@
-"""Runs the suites that need more than Python, and says loudly which of them could not run.
+"""Runs every suite, two at a time, and says loudly which of them could not run.
 
     python -m scripts.test_all
 
@@ -34,12 +34,16 @@ _TOLD = threading.Lock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """A suite: what it needs, its command, and what stands in its way here (empty: nothing)."""
+    """A suite: what it needs, its command, and what stands in its way here (empty: nothing).
+
+    `alone`: nothing runs beside it, for its clients are in a hurry; it comes after all others.
+    """
 
     name: str
     needs: str
     command: tuple[str, ...]
     obstacle: Callable[[], str]
+    alone: bool = False
 
 
 def no_api_server() -> str:
@@ -153,6 +157,19 @@ def no_chart() -> str:
 
 SUITES = (
     Suite(
+        name="clients",
+        needs="the registries, once: it installs the clients of the matrix, and runs none",
+        # What compiles for minutes lets tests that wait for something go first.
+        command=("nice", sys.executable, "-m", "tests.conformance", "--install"),
+        obstacle=no_network,
+    ),
+    Suite(
+        name="fast",
+        needs="nothing",
+        command=("make", "--no-print-directory", "test"),
+        obstacle=lambda: "",
+    ),
+    Suite(
         name="network",
         needs="root, and " + ", ".join(TOOLS),
         command=("make", "--no-print-directory", "test-network"),
@@ -172,7 +189,7 @@ SUITES = (
     ),
     Suite(
         name="conformance",
-        needs="nothing: the matrix of clients is `make conformance`, this its harness and the replays",
+        needs="nothing: it is the harness of the matrix, and the replays",
         command=(sys.executable, "-m", "pytest", "tests/conformance"),
         obstacle=lambda: "",
     ),
@@ -188,6 +205,13 @@ SUITES = (
         command=("make", "--no-print-directory", "test-browser"),
         obstacle=no_browser,
     ),
+    Suite(
+        name="matrix",
+        needs="the clients, and what the network suite needs",
+        command=(sys.executable, "-m", "tests.conformance"),
+        obstacle=no_network,
+        alone=True,
+    ),
 )
 
 
@@ -198,9 +222,9 @@ def main(suites: Sequence[Suite] = SUITES, environment: Mapping[str, str] = os.e
         why = obstacles[suite.name]
         _say(f"suite {suite.name}: {f'CANNOT RUN HERE: {why}' if why else 'can run here'} (needs {suite.needs})")
     able = [suite for suite in suites if not obstacles[suite.name]]
-    with ThreadPoolExecutor(LANES) as lanes:
-        # In the order in which they are listed: what takes longest begins first.
-        codes = dict(zip((suite.name for suite in able), lanes.map(_ended, able), strict=True))
+    # In the order in which they are listed: what others wait for, and what takes longest, begins first.
+    codes = _codes([suite for suite in able if not suite.alone], LANES)
+    codes |= _codes([suite for suite in able if suite.alone], 1)
     outcomes: list[str] = []
     failed = False
     for suite in suites:
@@ -216,6 +240,12 @@ def main(suites: Sequence[Suite] = SUITES, environment: Mapping[str, str] = os.e
     for outcome in outcomes:
         print(outcome, flush=True)
     return 1 if failed else 0
+
+
+def _codes(suites: Sequence[Suite], lanes: int) -> dict[str, int]:
+    """Run these, so many at once; their exit codes by their names."""
+    with ThreadPoolExecutor(lanes) as pool:
+        return dict(zip((suite.name for suite in suites), pool.map(_ended, suites), strict=True))
 
 
 def _ended(suite: Suite) -> int:

@@ -207,7 +207,10 @@ async def test_who_has_retired_is_ready_for_its_node_is_served(tmp_path: Path) -
 
 
 async def test_a_request_that_is_held_is_answered_by_who_holds_it(tmp_path: Path) -> None:
-    """Its call to STS is under way when another process takes over; the token key is in a file here."""
+    """Its call to STS is under way when another process takes over, and yet when its own is told to end.
+
+    The token key is in a file here.
+    """
     warm, gate = asyncio.Event(), asyncio.Event()
     slow = "arn:aws:iam::123456789012:role/shop-slow"
     async with line(tmp_path, "--server.hold=9", f"--tokens.key-file={tmp_path / 'key'}") as upgrade:
@@ -222,10 +225,14 @@ async def test_a_request_that_is_held_is_answered_by_who_holds_it(tmp_path: Path
             await until("STS is asked", lambda: upgrade.sts.calls(slow), former.log)
             warm.set()
             await until("it has taken over", lambda: '"handed over"' in former.log(), former.log)
+            former.process.send_signal(signal.SIGTERM)
+            await until("it stops", lambda: '"stopping"' in former.log(), former.log)
+            assert not held.done()
         finally:
             warm.set()
             gate.set()
         assert await held == (200, b"shop-slow")
+        assert await former.process.wait() == 0
         assert '"a call to STS is under way while the state is written"' in former.log()
         shown = {"X-aws-ec2-metadata-token": token.decode()}
         assert await agent.ask(PODS[0], headers=shown) == (200, b"shop-web")

@@ -65,6 +65,29 @@ def test_two_run_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert capfd.readouterr().out.count("one\ntwo\n") == 2
 
 
+def test_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Who is to run alone waits until all others have ended, wherever it is listed."""
+    done = tmp_path / "done"
+    looking = ("import pathlib, sys", "raise SystemExit(not pathlib.Path(sys.argv[1]).exists())")
+    suites = [
+        Suite(
+            name="alone",
+            needs="",
+            command=(sys.executable, "-c", "; ".join(looking), str(done)),
+            obstacle=lambda: "",
+            alone=True,
+        ),
+        Suite(
+            name="other",
+            needs="",
+            command=(sys.executable, "-c", "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()", str(done)),
+            obstacle=lambda: "",
+        ),
+    ]
+    assert main(suites, {}) == 0
+    assert capfd.readouterr().out.endswith("alone: passed\nother: passed\n")
+
+
 def test_missing_go_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Go the obstacle says so in words; it comes from the suite's own check."""
     monkeypatch.setenv("PATH", "/nowhere")
@@ -86,10 +109,20 @@ def test_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_heavy_folder_is_a_suite() -> None:
-    """What the fast tests leave out is run by a suite of its name."""
+    """What the fast tests leave out is run by a suite of its name; the fast ones are a suite themselves."""
     folders = {path.parent.name for path in TESTS.glob("*/test_*.py")} - {"unit", "component", "contract", "system"}
     assert {"browser", "cluster", "network"} <= folders
-    assert {one.command[-1].removeprefix("tests/").removeprefix("test-") for one in SUITES} == folders
+    run = {one.command[-1].removeprefix("tests/").removeprefix("test-") for one in SUITES if one.name in folders}
+    assert run == folders
+    assert next(one for one in SUITES if one.name == "fast").command[-1] == "test"
+
+
+def test_the_matrix_runs_after_its_clients_are_installed() -> None:
+    """It tells seconds: nothing runs beside it, not even what installs them."""
+    by_name = {one.name: one for one in SUITES}
+    assert by_name["matrix"].alone
+    assert not by_name["clients"].alone
+    assert by_name["clients"].command == ("nice", *by_name["matrix"].command, "--install")
 
 
 def test_network_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
