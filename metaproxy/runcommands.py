@@ -109,7 +109,8 @@ COMMANDS: Mapping[str, Command] = {
         "  render\n      Print it as a script, for review. Changes nothing.\n"
         "  --guard\n      Of render: the routing rules alone, for a unit that runs before the kubelet.\n"
         "  --cilium\n      Of render: the CiliumLocalRedirectPolicy instead.\n"
-        "  --json\n      Of apply and check: the answer for a program.",
+        "  --json\n      Of apply and check: the answer for a program.\n"
+        "  --include-interface, --exclude-interface, --exclude-source\n      The settings of these names.",
         act=_redirect,
         group="redirect",
     ),

@@ -28,7 +28,10 @@ PAGES = (
     "charts/metaproxy/README.md",
 )
 
-TOOLS = ("aws", "buildah", "curl", "docker", "helm", "ip", "kubectl", "make", "metaproxy", "podman", "sysctl")
+TOOLS = (
+    *("aws", "buildah", "curl", "docker", "helm", "ip", "iptables", "kubectl", "make", "metaproxy", "nft", "podman"),
+    *("ss", "sysctl"),
+)
 """What a line begins with that is to be typed."""
 
 LANGUAGES = frozenset({"sh", "sh node", "yaml", "json", "ini", ""})
@@ -71,8 +74,8 @@ def commands(page: str) -> list[Command]:
     prose = _BLOCK.sub(lambda match: " " * len(match[0]), text)
     for match in _SPAN.finditer(prose):
         words = " ".join(match[1].split())
-        # metaproxy's own commands in the text are held to its options; make's to its targets. A verb alone is a name.
-        if _TOOL.match(words) and not words.startswith(("make ", "metaproxy ")) and not _NAME.fullmatch(words):
+        # What the text says of make is held to its targets. A verb alone is a name.
+        if _TOOL.match(words) and not words.startswith("make ") and not _NAME.fullmatch(words):
             found.append((match.start(), Command(page, words)))
     return [command for _, command in sorted(found, key=lambda each: each[0])]
 

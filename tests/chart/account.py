@@ -6,13 +6,10 @@ Must not know: who the agent is, and which commands made the roles.
 A token's signature is not looked at: whoever made it runs beside.
 """
 
-import asyncio
 import base64
 import json
-import threading
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs
 
 import boto3
@@ -20,8 +17,8 @@ from aiohttp import web
 from moto.iam.models import iam_backends
 
 from metaproxy.demo_sts import DemoSts, _Caller
+from tests.fakes.aside import Aside
 from tests.fakes.sts import error_xml
-from tests.network.lab.namespaces import PATIENCE
 
 NUMBER = "123456789012"
 _CONNECTION = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding"})
@@ -78,26 +75,12 @@ def _vouched(policy: Any, token: str) -> bool:
     return False
 
 
-class Account:
-    """Runs in a thread of its own for as long as the context lasts; `url` is where all of it answers."""
+class Account(Aside):
+    """For as long as the context lasts; `url` is where all of it answers."""
 
     def __init__(self) -> None:
-        self._sts: _Sts
-        self._loop = asyncio.new_event_loop()
-        self._over = asyncio.Event()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="account")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(PATIENCE)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
+        super().__init__()
+        self._sts = _Sts()
 
     @property
     def url(self) -> str:
@@ -115,7 +98,7 @@ class Account:
     def instance(self, profile: str) -> dict[str, str]:
         """What an instance with that profile has of its metadata service, as variables."""
         (role,) = iam_backends[NUMBER]["aws"].get_instance_profile(profile).roles
-        return asyncio.run_coroutine_threadsafe(self._sts.node_credentials(role.arn), self._loop).result(PATIENCE)
+        return self._on_loop(self._sts.node_credentials(role.arn))
 
     def owner(self, keys: Mapping[str, str]) -> str:
         """Whose credentials a document of the metadata service holds."""
@@ -129,11 +112,5 @@ class Account:
         )
         return str(client.get_caller_identity()["Arn"])
 
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        async with _Sts() as self._sts:
-            self._ready.set()
-            await self._over.wait()
+    def _living(self) -> _Sts:
+        return self._sts

@@ -53,6 +53,13 @@ def test_what_is_rendered(command: str, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out
 
 
+def typed_on(lab: Lab, line: str, *codes: int) -> str:
+    """What a command on the node prints, which must end with one of these codes, 0 unless told otherwise."""
+    done = lab.node.run("bash", "-ec", re.sub("^metaproxy ", f"{sys.executable} -m metaproxy ", line))
+    assert done.returncode in (codes or (0,)), done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.runs("docs/networking.md", "metaproxy redirect …", "curl -s …")
 @pytest.mark.runs("README.md", "metaproxy redirect watch", "curl http://169.254.169.254/metaproxy/explain")
 @pytest.mark.runs("docs/iam.md", "curl http://169.254.169.254/metaproxy/explain")
@@ -68,9 +75,7 @@ def test_what_is_typed_on_a_node_and_in_a_pod(
     [pod] = lab.pods
 
     def on_node(line: str, *codes: int) -> str:
-        done = lab.node.run("bash", "-ec", re.sub("^metaproxy ", f"{sys.executable} -m metaproxy ", line))
-        assert done.returncode in (codes or (0,)), done.stdout + done.stderr
-        return done.stdout
+        return typed_on(lab, line, *codes)
 
     def in_pod(line: str) -> str:
         return pod.namespace.run("bash", "-ec", line, environment=QUIET).stdout
@@ -95,6 +100,37 @@ def test_what_is_typed_on_a_node_and_in_a_pod(
     for line in set(typed.each("curl http://169.254.169.254/metaproxy/explain")):
         assert json.loads(in_pod(line))["role"].endswith(f":role/{pod.role}")
     on_node(typed("sysctl -w net.ipv4.conf.all.accept_source_route=0"))
+
+
+APPLY, WATCH, CHECK, REMOVE = (f"metaproxy redirect {verb}" for verb in ("apply", "watch", "check", "remove"))
+
+
+@pytest.mark.runs("docs/doctor.md", "metaproxy redirect apply", "metaproxy redirect watch")
+@pytest.mark.runs("docs/faq.md", "metaproxy redirect check")
+@pytest.mark.runs("docs/install.md", "metaproxy redirect remove")
+@pytest.mark.runs("docs/metrics.md", "metaproxy redirect watch")
+@pytest.mark.runs("docs/networking.md", "metaproxy health --redirect", "nft flush ruleset", "iptables -t nat -F")
+@pytest.mark.runs("docs/operations.md", "metaproxy redirect check", "ss -ltnp")
+@pytest.mark.runs("docs/security.md", "metaproxy redirect watch")
+def test_what_the_text_says_of_a_node(build: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, typed: Typed) -> None:
+    """What is flushed comes back, the watch answers its probe, an agent's port is seen, and all is taken away again."""
+    monkeypatch.setenv("METAPROXY_REDIRECT__DEVICE", "mp0")
+    lab = build(families=(4,), styles=("bridge",))
+    assert {*typed.each(APPLY, WATCH, CHECK, REMOVE)} == {APPLY, WATCH, CHECK, REMOVE}
+    typed_on(lab, APPLY)
+    lab.agent().wait_for('"listening"')
+    assert re.search(r"169\.254\.170\.254:8181 .*pid=", typed_on(lab, typed("ss -ltnp")))
+    watch = lab.start("bash", "-ec", re.sub("^metaproxy ", f"exec {sys.executable} -m metaproxy ", WATCH))
+    watch.wait_for("watching the redirect")
+    typed_on(lab, typed("metaproxy health --redirect"))
+    for flush in (typed("nft flush ruleset"), typed("iptables -t nat -F")):
+        typed_on(lab, flush)
+        until(lambda: lab.redirect("check").returncode == 0)
+    assert any('"repaired"' in line for line in watch.lines)
+    watch.end(SIGTERM)
+    typed_on(lab, CHECK)
+    typed_on(lab, REMOVE)
+    typed_on(lab, CHECK, 1)
 
 
 @pytest.mark.runs("README.md", "curl --interface …")

@@ -1,8 +1,8 @@
-"""Commands of the README and of docs/doctor.md and docs/operations.md, typed as they stand there."""
+"""Commands of the README and of the pages about a running agent, typed as they stand there."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM
@@ -10,10 +10,11 @@ from signal import SIGTERM
 import pytest
 import yaml
 
-from tests.fakes.desk import Desk
+from tests.fakes.desk import PATIENCE, Desk
 from tests.fakes.process import OWN_SECRET, own_address
 from tests.fakes.sts import NODE_KEY, FakeSts
 from tests.guides import Typed
+from tests.network.lab.namespaces import until
 from tests.network.lab.processes import Process
 
 pytestmark = pytest.mark.timeout(300)
@@ -106,6 +107,64 @@ async def test_the_doctors_page(desk: Desk, typed: Typed) -> None:
     assert "compat" not in {finding["check"] for finding in said["findings"]}
     compared = await asyncio.to_thread(desk.type, typed("metaproxy doctor --compat …"), 0, 1)
     assert " compat " in compared
+
+
+@pytest.mark.runs("docs/doctor.md", "metaproxy iam hop-trust --node-role ARN")
+@pytest.mark.runs("docs/faq.md", "metaproxy explain --pod NAMESPACE/NAME")
+@pytest.mark.runs("docs/iam.md", "metaproxy explain --pod NAMESPACE/NAME")
+@pytest.mark.runs("docs/install.md", "metaproxy config --config FILE --node-name any", "metaproxy health --ready")
+@pytest.mark.runs("docs/migrate-from-kiam.md", "metaproxy doctor --node")
+@pytest.mark.runs("docs/migrate-from-kube2iam.md", "metaproxy doctor --node")
+@pytest.mark.runs("docs/networking.md", "metaproxy explain --ip ADDRESS", "metaproxy health --ready")
+@pytest.mark.runs(
+    "docs/operations.md",
+    "metaproxy explain --pod NAMESPACE/NAME",
+    "metaproxy explain --ip ADDRESS",
+    "metaproxy health --ready",
+)
+@pytest.mark.runs(
+    "docs/policy.md",
+    "metaproxy explain --ip ADDRESS",
+    "metaproxy health --ready",
+    "metaproxy iam trust-policy --role ROLE",
+)
+@pytest.mark.runs("docs/runbooks.md", "metaproxy iam trust-policy --role ROLE")
+@pytest.mark.runs("docs/security.md", "metaproxy explain --ip ADDRESS")
+@pytest.mark.runs("docs/status.md", "metaproxy explain --pod NAMESPACE/NAME", "metaproxy explain --ip ADDRESS")
+async def test_what_the_text_says_to_type(desk: Desk, typed: Typed) -> None:
+    """Whoever reads on any page that something is asked so, is answered so."""
+    await asyncio.to_thread(_the_text, desk, {*typed.each()})
+
+
+def _the_text(desk: Desk, lines: set[str]) -> None:
+    host = desk.environment["METAPROXY_SERVER__LISTEN"].partition(":")[0]
+    answers = {
+        "metaproxy explain --pod NAMESPACE/NAME": "arn:aws:iam::123456789012:role/shop-web",
+        "metaproxy explain --ip ADDRESS": "shop/web",
+        "metaproxy health --ready": "",
+        "metaproxy iam trust-policy --role ROLE": "sts:AssumeRole",
+        "metaproxy config --config FILE --node-name any": "from-the-file",
+        "metaproxy doctor --node": "not made: own-identity",
+        "metaproxy iam hop-trust --node-role ARN": "sts:AssumeRole",
+    }
+    (desk.folder / "FILE").write_text("cluster_name: from-the-file\n")
+    node = "arn:aws:iam::123456789012:role/nodes"
+    names = {"NAMESPACE/NAME": "shop/web", "ADDRESS": "127.0.0.2", "ROLE": "shop-web", "ARN": node}
+    with running(desk, f"metaproxy run --source.manifests=pods.yaml --server.listen={host}:8181"):
+        until(lambda: "[-]" not in desk.type("metaproxy health --ready", 0, 1), PATIENCE)
+        desk.environment["METAPROXY_SOURCE__MANIFESTS"] = "pods.yaml"
+        desk.environment["METAPROXY_ASSUME_ROLE_ARN"] = "arn:aws:iam::123456789012:role/hop"
+        for line in sorted(lines):
+            said = desk.type(filled(line, names), *((0, 1) if "doctor" in line else (0,)))
+            assert answers.pop(line) in said
+    assert answers == {}
+
+
+def filled(line: str, names: Mapping[str, str]) -> str:
+    """The line with the words that stand for something replaced."""
+    for word, value in names.items():
+        line = line.replace(word, value)
+    return line
 
 
 @pytest.mark.runs("docs/operations.md", "metaproxy run --config …")

@@ -7,7 +7,9 @@ import pytest
 
 from metaproxy.commands import COMMANDS, help_for
 from metaproxy.knobs import knobs
+from metaproxy.migration import PEERS, Flag, read
 from metaproxy.settings import Settings
+from metaproxy.settingsources import Parser, load_group
 from tests import guides
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +110,36 @@ def test_commands_in_the_text_have_the_options_that_they_are_given(page: str) ->
             option = word.partition("=")[0]
             if option.startswith("--") and "." not in option:
                 assert re.search(rf"{option}\b", known), span
+
+
+OTHERS = {
+    "--build-arg": "builders",
+    "--platform": "builders",
+    "--register-with-taints": "the kubelet",
+    "--service-account-issuer": "the API server",
+    "--set": "helm",
+}
+"""Flags in the text that are not ours, nor those of who is migrated from: whose they are."""
+
+
+def is_a_peers(flag: str) -> bool:
+    """Whether kiam or kube2iam has it."""
+    return any(isinstance(next(read(peer, [flag, "x"])), Flag) for peer in PEERS)
+
+
+def test_flags_in_the_text_are_ones_of_ours() -> None:
+    """Each by itself is some command's, or a peer's that is read; a setting's takes the value that it is given."""
+    options = {*re.findall(r"--[a-z][a-z0-9.-]*", "".join(map(help_for, COMMANDS)))}
+    settings, named = {one.flag for one in knobs(Settings) if one.group}, set[str]()
+    for page in guides.PAGES:
+        for span in re.findall(r"`(--[^`]+)`", prose(ROOT / page)):
+            flag, _, value = re.sub(r"\s+|=", " ", span, count=1).partition(" ")
+            named.add(flag)
+            assert flag in options or flag in OTHERS or is_a_peers(flag), (page, span)
+            if value and flag in settings:
+                _, given = Parser("metaproxy run", Settings).read([flag, value])
+                load_group(Settings, given, flag[2:].partition(".")[0])
+    assert set(OTHERS) <= named
 
 
 def test_the_parts_of_a_block() -> None:

@@ -6,40 +6,25 @@ Must not know: who asks, and what for.
 
 import asyncio
 import socket
-import threading
-from contextlib import suppress
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
+from tests.fakes.aside import Aside
 from tests.fakes.sts import FakeSts
-from tests.network.lab.namespaces import PATIENCE, Namespace
+from tests.network.lab.namespaces import Namespace
 
 
-class Outside:
-    """Runs in a thread of its own for as long as the context lasts.
+class Outside(Aside):
+    """For as long as the context lasts.
 
     Attributes:
         sts: the STS, which listens on loopback here; `sts.asked` may be read from any thread.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.sts = FakeSts()
-        self._loop = asyncio.new_event_loop()
-        self._over = asyncio.Event()
         self._servers: list[asyncio.Server] = []
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="outside")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(PATIENCE)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
 
     @property
     def sts_port(self) -> int:
@@ -51,16 +36,12 @@ class Outside:
         for port in ports:
             with namespace.inside():
                 bound = socket.create_server(("127.0.0.1", port))
-            asyncio.run_coroutine_threadsafe(self._listen(bound, port), self._loop).result(PATIENCE)
+            self._on_loop(self._listen(bound, port))
 
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
+    @asynccontextmanager
+    async def _living(self) -> AsyncIterator[None]:
         async with self.sts:
-            self._ready.set()
-            await self._over.wait()
+            yield
             for server in self._servers:
                 server.close()
 
