@@ -9,7 +9,8 @@ What may be used
 - *The token key*, unless a file has one.
 - *The directory*, of the same source on the same node. It is no newer by being handed over: what a list or a watch says
   next is compared with it as ever, so that nothing goes back in time; and an address that was withdrawn stays so, for
-  its ties to carriers come with it, in the same network. The time between is as if the kernel had not been heard.
+  its ties to carriers come with it, in the same network. The time between is as if the kernel had not been heard. What
+  the API server has told the predecessor since is in its last state: this process's own watch may be behind.
 - *Sessions and remembered failures*, when they were asked for in the same way (separate role, endpoint, region) and by
   the same role: who is trusted may differ with that. Everything else that matters is in the call that each is held by.
 """
@@ -26,6 +27,7 @@ from metaproxy.caller import Directory, Memory
 from metaproxy.carriers import Carrier, Lives
 from metaproxy.credentials import Secret
 from metaproxy.handoverstate import Held, MisfitError, State, Terms
+from metaproxy.pods import Namespace, Pod
 
 log = structlog.get_logger()
 
@@ -63,6 +65,22 @@ class Callers(Protocol):
 
     def adopt(self, memory: Memory) -> None:
         """Go on from what another process knew."""
+        ...
+
+    def put_pod(self, pod: Pod) -> None:
+        """A pod was added or modified."""
+        ...
+
+    def delete_pod(self, uid: str, version: int) -> None:
+        """A pod was deleted."""
+        ...
+
+    def put_namespace(self, namespace: Namespace) -> None:
+        """A namespace was added or modified."""
+        ...
+
+    def delete_namespace(self, uid: str, version: int) -> None:
+        """A namespace was deleted."""
         ...
 
 
@@ -131,11 +149,13 @@ class Inheritance:
         log.info("state read", pods=len(state.directory.pods), sessions=len(state.sessions))
 
     def settle(self, document: bytes | None) -> None:
-        """Hold the sessions that the predecessor held at last; None when it gave no last state."""
+        """Hold the sessions that the predecessor held at last, and know what it knew; None: it gave no last state."""
         last = None if document is None else _read(document)
         state = last or self._offered
         if state is None:
             return
+        if last is not None and self._offered is not None and self._terms().source == last.terms.source:
+            self._catch_up(self._offered.directory, last)
         if self._same_issuer(state.terms):
             self._sessions.adopt(state.sessions)
         else:
@@ -174,6 +194,26 @@ class Inheritance:
         if self._source is not None:
             self._source.begin_after(state.newest)
         self._callers.adopt(memory)
+
+    def _catch_up(self, before: Memory, last: State) -> None:
+        """Hear what the predecessor has heard of its source since; versions tell which word is newer. Not of files."""
+        if self._source is None:
+            return
+        seen = {pod.uid: pod.version for pod in before.pods}
+        seen |= {namespace.uid: namespace.version for namespace in before.namespaces}
+        now, (pods, namespaces) = last.directory, last.newest
+        for uid in {*now.gone_pods} - {*before.gone_pods}:
+            self._callers.delete_pod(uid, pods)
+        for uid in {*now.gone_namespaces} - {*before.gone_namespaces}:
+            self._callers.delete_namespace(uid, namespaces)
+        for namespace in now.namespaces:
+            if seen.get(namespace.uid) != namespace.version:
+                self._callers.put_namespace(namespace)
+        for pod in now.pods:
+            if seen.get(pod.uid) != pod.version:
+                self._callers.put_pod(pod)
+        mine = self._source.newest
+        self._source.begin_after((max(mine[0], pods), max(mine[1], namespaces)))
 
     def _same_issuer(self, theirs: Terms) -> bool:
         mine = self._terms()

@@ -84,19 +84,20 @@ def others(one: socket.socket) -> list[Holder]:
     """The other sockets that listen at exactly that address; OSError when the kernel does not tell. Blocks."""
     host, port = one.getsockname()[:2]
     mine = os.fstat(one.fileno()).st_ino
-    return [each for each in _listening() if (each.host, each.port) == (host, port) and each.inode != mine]
+    return [each for each in holders() if (each.host, each.port) == (host, port) and each.inode != mine]
 
 
 def in_the_way(addresses: Iterable[tuple[str, int]]) -> list[Holder]:
     """The sockets that listen there, or in the way of who wants to; none when the kernel does not tell. Blocks."""
     try:
-        listening = _listening()
+        listening = holders()
     except OSError:
         return []
     return [each for host, port in addresses for each in listening if each.keeps(host, port)]
 
 
-def _listening() -> list[Holder]:
+def holders() -> list[Holder]:
+    """Every socket of this network that listens on TCP; OSError when the kernel does not tell. Blocks."""
     found: list[Holder] = []
     for table in _TABLES:
         # The second one is not there when the kernel has no IPv6.

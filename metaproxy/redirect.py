@@ -54,11 +54,14 @@ def act(verb: str, chosen: Redirect, logs: Log, *, as_json: bool = False) -> int
 def _changed(verb: str, node: Node, *, as_json: bool) -> int:
     """Apply or remove, unless a watch is at work: it would undo what it does not want."""
     with contextlib.closing(Turn()) as turn:
-        mine = turn.take()
+        mine = asyncio.run(turn.take())
+        beside = (f"{turn.beside} has the name of a watch and is none",) if turn.beside else ()
         if verb == "remove":
             if not mine:
                 return _failed("a watch is at work and would put everything back: end it first", as_json=as_json)
             node.remove()
+            for note in beside:
+                print(f"note: {note}")
             return DONE
         if not mine:
             found = node.check()
@@ -67,7 +70,8 @@ def _changed(verb: str, node: Node, *, as_json: bool) -> int:
                 why = "a watch is at work: the redirect is left to it, and to the one that comes after it"
                 _told(replace(found, notes=(why, *found.notes)), as_json=as_json)
                 return DONE
-        return _told(node.apply(), as_json=as_json)
+        report = node.apply()
+        return _told(replace(report, notes=(*beside, *report.notes)), as_json=as_json)
 
 
 def node_of(chosen: Redirect) -> Node:

@@ -1,6 +1,6 @@
 """The node's own tools, run: ip, nft, iptables, conntrack.
 
-Knows: how a command is started, what its failures mean for an operator.
+Knows: how a command is started, what its failures mean for an operator, how several are tried each in turn.
 Must not know: what any of them is for.
 
 Commands and not pyroute2: iptables can be spoken to in no other way, the operator can repeat by hand what is run, and
@@ -9,6 +9,7 @@ iproute2 and nft answer in JSON.
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,32 @@ def lacking(*numbers: int) -> str:
             held = int(line.split()[1], 16)
             return " and ".join(CAPABILITIES[number] for number in numbers if not held >> number & 1)
     return ""
+
+
+class Tries:
+    """Steps of which each is tried, whatever became of the others."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+
+    def do(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Try a step."""
+        try:
+            step(*arguments)
+        except RedirectError as error:
+            self.failed.append(str(error))
+
+    def run(self, *command: str, accept: tuple[str, ...] = ()) -> None:
+        """Try a command."""
+        try:
+            run(*command, accept=accept)
+        except RedirectError as error:
+            self.failed.append(str(error))
+
+    def end(self) -> None:
+        """Raise RedirectError if a step failed, naming each."""
+        if self.failed:
+            raise RedirectError("; ".join(dict.fromkeys(self.failed)))
 
 
 def _explained(complaint: str) -> str:

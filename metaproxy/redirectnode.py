@@ -4,13 +4,12 @@ Knows: which layer comes when, and which tool has it.
 Must not know: how a layer is written or compared, when anybody wants it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from metaproxy import redirectiptables, redirectnft
-from metaproxy.redirectcommands import MissingToolError, RedirectError, listed, run
+from metaproxy import portgroup, redirectiptables, redirectnft
+from metaproxy.redirectcommands import MissingToolError, RedirectError, Tries, listed, run
 from metaproxy.redirectplan import BACKENDS, IPV4, IPV6, Backend, Family, Finding, Plan
 from metaproxy.redirectport import kept, led_to, listened_at
 from metaproxy.redirectrender import restore, stale
@@ -30,37 +29,10 @@ _GONE = ("No such", "Cannot assign", "Cannot find", "not found", "does not exist
 _NO_TABLE = ("No such file or directory", "does not exist", "Table does not exist")
 _NO_ROUTE = ("nreachable", "No route", "Permission denied", "Invalid argument")
 _IPV6 = Path("/proc/sys/net/ipv6/conf")
-_TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
 ROUNDS = 8
 """How often the guard is looked at again while rules are taken away: many times what anybody adds by mistake."""
-
-
-class Tries:
-    """Steps of which each is tried, whatever became of the others."""
-
-    def __init__(self) -> None:
-        self.failed: list[str] = []
-
-    def do(self, step: Callable[..., None], *arguments: Any) -> None:
-        """Try a step."""
-        try:
-            step(*arguments)
-        except RedirectError as error:
-            self.failed.append(str(error))
-
-    def run(self, *command: str, accept: tuple[str, ...] = ()) -> None:
-        """Try a command."""
-        try:
-            run(*command, accept=accept)
-        except RedirectError as error:
-            self.failed.append(str(error))
-
-    def end(self) -> None:
-        """Raise RedirectError if a step failed, naming each."""
-        if self.failed:
-            raise RedirectError("; ".join(dict.fromkeys(self.failed)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +85,7 @@ class Node:
 
     def check(self) -> Report:
         """What is not as planned; raises RedirectError when it cannot be told."""
-        listings = {family: self._listing(family) for family in self._plan.families}
+        listings = {family: _listing(self.backend, family) for family in self._plan.families}
         plan, notes = self._leading(listings.values())
         differs = list[Finding]()
         links = listed("ip", "-j", "addr", "show", "dev", plan.device, accept=_GONE)
@@ -188,7 +160,7 @@ class Node:
             tries.run("ip", "link", "del", plan.device, accept=_GONE)
         tries.end()
 
-    def _put_guard(self, family: Family, tries: "Tries") -> Iterator[str]:
+    def _put_guard(self, family: Family, tries: Tries) -> Iterator[str]:
         """Add what is missing, take away what is a hole; what was taken away.
 
         A rule is taken away by what it says, and the first one that says at least that goes: it may be ours instead. So
@@ -226,21 +198,17 @@ class Node:
             return f"IPv6 is disabled on {self._plan.device}: who asks {family.metadata} is refused"
         return ""
 
-    def _listing(self, family: Family) -> str:
-        """The netfilter rules as their tool tells of them; empty where there is none to ask."""
-        if self.backend is None:
-            return ""
-        if self.backend == "nftables":
-            return run("nft", "-y", "list", "table", family.nft, redirectnft.TABLE, accept=_NO_TABLE)
-        return _saved(self.backend, family)
-
     def _leading(self, listings: Iterable[str]) -> tuple[Plan, list[str]]:
         """The plan with the port that pods are to be led to now, and what there is to be said of that."""
         plan = self._plan
         now = led_to("\n".join(listings))
+        if now is None:
+            # Rules of another backend, which ours come in the place of, lead pods as well.
+            others = [other for other in BACKENDS if other != self.backend and _answers(other)]
+            now = led_to("\n".join(_listing(other, family) for other in others for family in plan.families))
         if now in (None, plan.port):
             return plan, []
-        port = kept(plan.port, now, listened_at(path.read_text() for path in _TCP if path.exists()))
+        port = kept(plan.port, now, listened_at(portgroup.holders()))
         if port == plan.port:
             return plan, []
         return replace(plan, port=port), [f"pods are led to port {port} until somebody listens at {plan.port}"]
@@ -255,7 +223,7 @@ class Node:
     def _put_rules(self) -> None:
         if self.backend is None:
             raise RedirectError(self._lack)
-        listings = {family: self._listing(family) for family in self._plan.families}
+        listings = {family: _listing(self.backend, family) for family in self._plan.families}
         plan, _ = self._leading(listings.values())
         if self.backend == "nftables":
             run("nft", "-f", "-", stdin=redirectnft.transaction(plan))
@@ -278,6 +246,15 @@ def _answers(backend: Backend) -> bool:
 
 def _saved(backend: Backend, family: Family) -> str:
     return run(f"{family.iptables}-{backend.removeprefix('iptables-')}-save")
+
+
+def _listing(backend: Backend | None, family: Family) -> str:
+    """The netfilter rules as their tool tells of them; empty where there is none to ask."""
+    if backend is None:
+        return ""
+    if backend == "nftables":
+        return run("nft", "-y", "list", "table", family.nft, redirectnft.TABLE, accept=_NO_TABLE)
+    return _saved(backend, family)
 
 
 def _present(backend: Backend, family: Family) -> bool:

@@ -5,6 +5,9 @@ Must not know: what is done in turn.
 
 A name and no file: it needs no folder that all share, goes with its process however that ends, and the kernel tells
 whoever waits by breaking the connection to it. Nobody is ever accepted or spoken to.
+
+Any process of the node's network can have the name first. Whoever shows that it is no watch is gone on beside: it is of
+another user, or it does not listen, as a watch does from its first moment.
 """
 
 import asyncio
@@ -23,49 +26,52 @@ NAME = "\0metaproxy-redirect"
 """In the abstract namespace (unix(7)), which is the network namespace's: one for each node."""
 
 AGAIN = 0.5
-"""Seconds until the name is tried again where its holder's end cannot be waited for."""
+"""Seconds until who has the name and cannot be asked is asked again."""
+
+ASKED = 10
+"""Questions in a row, so five seconds, until who cannot be asked counts as nobody. A watch listens at once, unless as
+many wait for its end as can; then two go on beside one another, which is better than none."""
 
 WAITING = 128
 """Connections that the kernel keeps: one for each process that waits."""
 
 
 class Turn:
-    """A process's turn, once `take` or `wait` have given it, until it is closed."""
+    """A process's turn, once `take` or `wait` have given it, until it is closed.
+
+    `beside` says who has the name all the same and is no watch; empty when that is nobody.
+    """
 
     def __init__(self) -> None:
         self._name: socket.socket | None = None
+        self.beside = ""
 
-    def take(self) -> bool:
-        """Whether it is this process's turn now: nobody else of its user has it.
-
-        Whoever has the name without being of our user is no watch of ours: that is said, and nothing waits for it.
-        """
-        if self._name is None:
-            name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                name.bind(NAME)
-                name.listen(WAITING)
-            except OSError:
-                name.close()
-                return _is_a_strangers()
-            self._name = name
+    async def take(self) -> bool:
+        """Whether it is this process's turn now: no watch has it. At once, unless who has it cannot be asked."""
+        for _ in range(ASKED):
+            if self._bound():
+                return True
+            with _holder() as (_, user):
+                if user == os.geteuid():
+                    return False
+                if user is not None:
+                    self.beside = f"a process of user {user}"
+                    return True
+            await asyncio.sleep(AGAIN)
+        self.beside = "a process that answers nobody"
         return True
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Wait for it, for as long as another watch lives, or until `stop`."""
-        said, stopped = False, asyncio.ensure_future(stop.wait())
+        both = asyncio.ensure_future(self._awaited()), asyncio.ensure_future(stop.wait())
         try:
-            while not stop.is_set() and not self.take():
-                with _holder() as (holder, _):
-                    if not said:
-                        log.info("another watch is at work: waiting for it to end")
-                        said = True
-                    ended = asyncio.create_task(_ended(holder))
-                    await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
-                    ended.cancel()
-                    await asyncio.gather(ended, return_exceptions=True)
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()
         finally:
-            stopped.cancel()
+            for each in both:
+                each.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
 
     def close(self) -> None:
         """Let the next one have it."""
@@ -73,12 +79,29 @@ class Turn:
             self._name.close()
             self._name = None
 
+    async def _awaited(self) -> None:
+        said = False
+        while not await self.take():
+            if not said:
+                log.info("another watch is at work: waiting for it to end")
+                said = True
+            with _holder() as (holder, _):
+                if holder is not None:
+                    await _ended(holder)
+        if self.beside:
+            log.warning("a process that is no watch has the name of one: going on beside it", who=self.beside)
 
-def _is_a_strangers() -> bool:
-    with _holder() as (_, user):
-        if user in (None, os.geteuid()):
-            return False
-        log.warning("a process that is no watch has the name of one: going on beside it", user=user)
+    def _bound(self) -> bool:
+        """Whether this process has the name."""
+        if self._name is None:
+            name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                name.bind(NAME)
+                name.listen(WAITING)
+            except OSError:
+                name.close()
+                return False
+            self._name = name
         return True
 
 
@@ -87,15 +110,12 @@ def _holder() -> Iterator[tuple[socket.socket | None, int | None]]:
     """A connection to who has the name, which breaks when that ends, and its user; None where there is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as holder:
         if holder.connect_ex(NAME):
-            yield None, None  # just gone, not listening yet, or as many wait as can
+            yield None, None  # just gone, not listening, or as many wait as can
             return
         yield holder, unixsocket.user(holder)
 
 
-async def _ended(holder: socket.socket | None) -> None:
-    """Wait for its end, or for a while where that cannot be heard of."""
-    if holder is None:
-        await asyncio.sleep(AGAIN)
-        return
+async def _ended(holder: socket.socket) -> None:
+    """Wait for its end."""
     with contextlib.suppress(OSError):
         await asyncio.get_running_loop().sock_recv(holder, 1)

@@ -5,7 +5,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -30,31 +30,31 @@ def name(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def holder() -> Iterator[Turn]:
+async def holder() -> AsyncIterator[Turn]:
     """Somebody whose turn it is."""
     turn = Turn()
-    assert turn.take()
+    assert await turn.take()
     yield turn
     turn.close()
 
 
-def free() -> bool:
-    """Whether it is nobody's turn."""
+async def free() -> bool:
+    """Whether it is nobody's turn, and nobody has the name."""
     turn = Turn()
     try:
-        return turn.take()
+        return await turn.take() and not turn.beside
     finally:
         turn.close()
 
 
-def test_one_at_a_time(holder: Turn) -> None:
+async def test_one_at_a_time(holder: Turn) -> None:
     """Who has it has it; the next one when that is done; being done twice is being done."""
     other = Turn()
-    assert holder.take()
-    assert not other.take()
+    assert await holder.take()
+    assert not await other.take()
     holder.close()
     holder.close()
-    assert other.take()
+    assert await other.take()
     other.close()
 
 
@@ -68,7 +68,7 @@ async def test_whoever_waits_is_woken_by_the_end(holder: Turn) -> None:
         holder.close()
         await asyncio.wait_for(waiting, ENOUGH)
     assert [line["event"] for line in logs] == ["another watch is at work: waiting for it to end"]
-    assert not free()
+    assert not await free()
     other.close()
 
 
@@ -94,30 +94,79 @@ async def test_told_to_stop_while_it_waits(holder: Turn) -> None:
     stop.set()
     await asyncio.wait_for(waiting, ENOUGH)
     holder.close()
-    assert free()
+    assert await free()
 
 
-async def test_who_cannot_be_waited_for_is_asked_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is had and not listened at tells nobody of its end."""
+async def test_who_begins_to_listen_is_a_watch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between having the name and listening at it there is a moment: who is met in it is asked again."""
     monkeypatch.setattr(redirectturn, "AGAIN", 0.01)
+    monkeypatch.setattr(redirectturn, "ASKED", 1_000_000)
     turn = Turn()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
-        deaf.bind(name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as late, capture_logs() as logs:
+        late.bind(name)
         waiting = asyncio.create_task(turn.wait(asyncio.Event()))
         done, _ = await asyncio.wait([waiting], timeout=0.05)
-        assert not done
+        assert (done, logs) == (set(), [])
+        late.listen()
+        await until("it is waited for", lambda: logs, lambda: str(logs))
     await asyncio.wait_for(waiting, ENOUGH)
+    assert [line["event"] for line in logs] == ["another watch is at work: waiting for it to end"]
+    assert not turn.beside
     turn.close()
+
+
+def deaf(name: str) -> socket.socket:
+    """Somebody who has the name and does not listen."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.bind(name)
+    return made
+
+
+def crowded(name: str) -> socket.socket:
+    """Somebody who has the name, and in whose queue nobody else has a place."""
+    made = deaf(name)
+    made.listen(0)
+    # What stands in the queue stays there when it is closed.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as first:
+        first.connect(name)
+    return made
+
+
+@pytest.mark.parametrize("somebody", [deaf, crowded])
+async def test_who_cannot_be_asked_is_nobody_after_a_while(
+    name: str, monkeypatch: pytest.MonkeyPatch, somebody: Callable[[str], socket.socket]
+) -> None:
+    """Any process could have the name like that, and is not to keep the redirect from being put in place."""
+    monkeypatch.setattr(redirectturn, "AGAIN", 0.001)
+    turn, later = Turn(), Turn()
+    with somebody(name), capture_logs() as logs:
+        await asyncio.wait_for(turn.wait(asyncio.Event()), ENOUGH)
+        assert turn.beside == "a process that answers nobody"
+        assert await later.take()
+    assert [(line["log_level"], line["who"]) for line in logs] == [("warning", turn.beside)]
+    assert await free()
+
+
+async def test_told_to_stop_while_nobody_can_be_asked(name: str) -> None:
+    """At once, and not after all questions."""
+    stop, turn = asyncio.Event(), Turn()
+    with deaf(name):
+        waiting = asyncio.create_task(turn.wait(stop))
+        await asyncio.sleep(0)
+        stop.set()
+        await asyncio.wait_for(waiting, ENOUGH)
+        assert not turn.beside
 
 
 async def test_who_is_not_of_our_user_is_not_waited_for(holder: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any process of the node's network could have the name: it must not keep the redirect from being put in place."""
     user = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    turn = Turn()
     with capture_logs() as logs:
-        await asyncio.wait_for(Turn().wait(asyncio.Event()), ENOUGH)
-        assert Turn().take()
-    assert [(line["log_level"], line["user"]) for line in logs] == [("warning", user)] * 2
+        await asyncio.wait_for(turn.wait(asyncio.Event()), ENOUGH)
+    assert turn.beside == f"a process of user {user}"
+    assert [(line["log_level"], line["who"]) for line in logs] == [("warning", turn.beside)]
 
 
 # ---- a watch
@@ -157,4 +206,4 @@ async def test_a_watch_answers_while_it_waits_and_looks_when_it_is_its_turn(hold
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(watch, ENOUGH)
     assert not path.exists()
-    assert free()
+    assert await free()

@@ -478,19 +478,33 @@ def test_nobody_else_changes_what_a_watch_keeps(machine: Callable[..., Machine])
 
 SQUAT = """
 import os, signal, socket, sys
-os.setuid(int(sys.argv[1]))
+user, how = sys.argv[1:]
+os.setuid(int(user))
 name = socket.socket(socket.AF_UNIX)
 name.bind(chr(0) + "metaproxy-redirect")
-name.listen()
+if how != "deaf":
+    name.listen(0 if how == "crowded" else 8)
+if how == "crowded":
+    first = socket.socket(socket.AF_UNIX)
+    first.connect(chr(0) + "metaproxy-redirect")
 print("has it", flush=True)
 signal.pause()
 """
 
+SQUATTERS = {
+    "another user": ("65534", "listens"),
+    "deaf": ("65534", "deaf"),
+    "deaf, as root": ("0", "deaf"),
+    "crowded": ("65534", "crowded"),
+}
+"""Those that have the name of a watch, and show that they are none."""
 
-def test_a_name_that_somebody_else_has_stops_no_watch(machine: Callable[..., Machine]) -> None:
-    """Who has it without being of our user is no watch: that is said, and the redirect is put in place."""
+
+@pytest.mark.parametrize("who", SQUATTERS.values(), ids=SQUATTERS)
+def test_a_name_that_somebody_else_has_stops_no_watch(machine: Callable[..., Machine], who: tuple[str, str]) -> None:
+    """Who is of another user, or cannot be asked, is no watch: that is said, and done is what is wanted."""
     here = machine("nftables")
-    squatter = Process(here.namespace.command(sys.executable, "-c", SQUAT, "65534"))
+    squatter = Process(here.namespace.command(sys.executable, "-c", SQUAT, *who))
     watch = None
     try:
         squatter.wait_for("has it")
@@ -498,6 +512,12 @@ def test_a_name_that_somebody_else_has_stops_no_watch(machine: Callable[..., Mac
         watch.wait_for("has the name of one")
         watch.wait_for("watching the redirect")
         here.run("check")
+        watch.end(signal.SIGTERM)
+        told = json.loads(here.run("apply", "--json"))
+        assert told["in_place"]
+        assert told["notes"][0].endswith("has the name of a watch and is none")
+        assert "has the name of a watch and is none" in here.run("remove")
+        here.run("check", code=1)
     finally:
         squatter.end(signal.SIGKILL)
         if watch is not None:
@@ -507,7 +527,7 @@ def test_a_name_that_somebody_else_has_stops_no_watch(machine: Callable[..., Mac
 def test_a_node_that_is_open_is_closed_whoever_has_the_turn(machine: Callable[..., Machine]) -> None:
     """To say that one is a watch, and to keep nothing in place, keeps nobody from applying."""
     here = machine("nftables")
-    squatter = Process(here.namespace.command(sys.executable, "-c", SQUAT, "0"))
+    squatter = Process(here.namespace.command(sys.executable, "-c", SQUAT, "0", "listens"))
     try:
         squatter.wait_for("has it")
         assert "a watch is at work" not in here.run("apply")
@@ -548,6 +568,29 @@ def test_the_port_changes_when_somebody_listens_there(machine: Callable[..., Mac
         here.run("check", code=1)
         here.run("apply")
         here.run("check")
+    finally:
+        old.end(signal.SIGKILL)
+        if new is not None:
+            new.end(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("backends", [("nftables", "iptables-nft"), ("iptables-legacy", "nftables")], ids="-then-".join)
+def test_the_port_changes_together_with_the_backend(machine: Callable[..., Machine], backends: tuple[str, str]) -> None:
+    """The rules of the former backend lead pods to the port that is served, and so do the new ones."""
+    former, now = backends
+    here = machine(former)
+    here.run("apply")
+    old = Process(here.namespace.command(sys.executable, "-c", LISTEN, "8181"))
+    new = None
+    try:
+        old.wait_for("listens")
+        here.backend = now
+        for _ in range(2):
+            told = here.run("apply", "--redirect.port=8282")
+            assert "note: pods are led to port 8181 until somebody listens at 8282" in told
+        new = Process(here.namespace.command(sys.executable, "-c", LISTEN, "8282"))
+        new.wait_for("listens")
+        assert "until somebody listens" not in here.run("apply", "--redirect.port=8282")
     finally:
         old.end(signal.SIGKILL)
         if new is not None:

@@ -20,7 +20,7 @@ import pytest
 from metaproxy import arrival, handover, listener, portgroup, sockets
 from tests.component.test_listwatch_suite import write_kubeconfig
 from tests.fakes.agent import ask, namespace_yaml, pod_yaml, write
-from tests.fakes.kube_api import FakeKubeApi
+from tests.fakes.kube_api import FakeKubeApi, Fault
 from tests.fakes.process import ROLES, AgentProcess, until
 from tests.fakes.sts import FakeSts, Step
 
@@ -236,6 +236,29 @@ async def test_a_request_that_is_held_is_answered_by_who_holds_it(tmp_path: Path
         assert '"a call to STS is under way while the state is written"' in former.log()
         shown = {"X-aws-ec2-metadata-token": token.decode()}
         assert await agent.ask(PODS[0], headers=shown) == (200, b"shop-web")
+
+
+async def test_what_is_learnt_while_a_successor_warms_up(tmp_path: Path) -> None:
+    """A session and a refusal that came after the first state was given are in the last: neither is asked for again."""
+    gate = asyncio.Event()
+    late, refused = (f"arn:aws:iam::123456789012:role/shop-{name}" for name in ("late", "refused"))
+    async with line(tmp_path) as upgrade:
+        former = upgrade.now
+        upgrade.sts.settings = {"GetCallerIdentity": Step(gate=gate), refused: Step(status=403, code="AccessDenied")}
+        agent = await upgrade.next()
+        try:
+            await until("it warms up", lambda: '"a successor warms up"' in former.log(), former.log)
+            await until("it has what was given first", lambda: '"state read"' in agent.log(), agent.log)
+            await upgrade.pods(late=("shop-late", "127.0.0.21"), refused=("shop-refused", "127.0.0.22"))
+            session = await former.until_told("127.0.0.21", 200, "AccessKeyId", f"{ROLES}shop-late")
+            await former.until_told("127.0.0.22", 403, "StsDenied", f"{ROLES}shop-refused")
+            assert '"listening"' not in agent.log()
+        finally:
+            gate.set()
+        await until("it has taken over", lambda: '"handed over"' in former.log(), former.log)
+        assert await agent.ask("127.0.0.21", f"{ROLES}shop-late") == (200, session)
+        await agent.until_told("127.0.0.22", 403, "StsDenied", f"{ROLES}shop-refused")
+        assert [len(upgrade.sts.calls(role)) for role in (late, refused)] == [1, 1]
 
 
 async def test_a_successor_that_dies_while_it_warms_up(tmp_path: Path) -> None:
@@ -619,6 +642,46 @@ async def test_with_an_api_server_whose_memory_lags(tmp_path: Path) -> None:
             assert '"pods": 2' in agent.log()
             assert [len(sts.calls(arn.format(f"shop-{name}"))) for name in "abc"] == [1, 1, 1]
         finally:
+            codes = [await agent.stop() for agent in upgrade.agents]
+            print(*(agent.log() for agent in upgrade.agents), sep="----\n")
+        assert codes == [0, 0]
+
+
+async def test_what_the_api_server_says_while_a_successor_warms_up(tmp_path: Path) -> None:
+    """The former process has heard of it, and the next one's own watch has not: who is gone gets nothing again."""
+    gate = asyncio.Event()
+    async with FakeKubeApi() as api, FakeSts() as sts:
+        api.create_namespace("shop", {"iam.amazonaws.com/permitted": ".*"})
+        for name, address in (("a", PODS[0]), ("b", PODS[1])):
+            api.create_pod("shop", name, node="node-1", annotations={"iam.amazonaws.com/role": f"shop-{name}"})
+            api.set_pod_status("shop", name, [address])
+        kubeconfig = await asyncio.to_thread(write_kubeconfig, tmp_path / "kubeconfig", api.url)
+        source = (f"--source.kubeconfig={kubeconfig}", "--node-name=node-1", "--caller.witness=on")
+        upgrade = Line(sts, tmp_path, source=source)
+        try:
+            former = await upgrade.next()
+            await former.until_ready()
+            await former.until_told(PODS[0], 200, "shop-a")
+            sts.settings["GetCallerIdentity"] = Step(gate=gate)
+            for resource in ("pods", "namespaces"):
+                api.fail("watch", resource, Fault(open=True))
+            agent = await upgrade.next()
+            await api.until(lambda: all(len(api.asked("watch", each)) == 2 for each in ("pods", "namespaces")))
+            api.delete_pod("shop", "a")
+            api.create_pod("shop", "c", node="node-1", annotations={"iam.amazonaws.com/role": "shop-c"})
+            api.set_pod_status("shop", "c", [PODS[0]])
+            api.annotate_namespace("shop", {"iam.amazonaws.com/permitted": ".*/shop-c"})
+            await former.until_told(PODS[0], 200, "shop-c")
+            await former.until_told(PODS[1], 403, "NotPermitted")
+            lists = len(api.asked("list", "pods"))
+            gate.set()
+            await until("it has taken over", lambda: '"handed over"' in former.log(), former.log)
+            assert await agent.ask(PODS[0]) == (200, b"shop-c")
+            assert (await agent.ask(PODS[1]))[0] == 403
+            assert len(api.asked("list", "pods")) == lists
+            assert len(sts.calls("arn:aws:iam::123456789012:role/shop-c")) == 1
+        finally:
+            gate.set()
             codes = [await agent.stop() for agent in upgrade.agents]
             print(*(agent.log() for agent in upgrade.agents), sep="----\n")
         assert codes == [0, 0]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from metaproxy import statuspage
 from metaproxy.budget import Spending, TokenBucket
-from metaproxy.caller import ROLE, Pod
 from metaproxy.claims import Why
 from metaproxy.errors import IssueError, Reason, StsDenied, StsUnreachable
+from metaproxy.pods import ROLE, Pod
 from metaproxy.policy import Decision, Denial, Grant
 from metaproxy.roles import AssumeRole, RoleArn
 from metaproxy.status import Address, Agent, Condition, Place, PodFacts, Watch, document, listed
@@ -373,16 +373,24 @@ class Reading(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: set[str] = set()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.said: list[str] = []
         self.feed(page)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """An element begins."""
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attrs}
+        self.elements.append((tag, dict(attrs)))
+
+    @property
+    def tags(self) -> set[str]:
+        """The names of all elements."""
+        return {tag for tag, _ in self.elements}
+
+    @property
+    def attributes(self) -> set[str]:
+        """The names of all attributes."""
+        return {name for _, about in self.elements for name in about}
 
     def handle_data(self, data: str) -> None:
         """Text."""
@@ -441,6 +449,52 @@ def test_the_page_allows_its_own_style_alone() -> None:
     assert not {name for name in read.attributes if name.startswith("on")} | (read.attributes & {"style", "src"})
     assert "default-src 'none'" in statuspage.POLICY
     assert "unsafe" not in statuspage.POLICY
+
+
+def bar(session: Session) -> dict[str, dict[str, str | None]]:
+    """The parts of a session's bar, by their class, with their attributes."""
+    read = Reading(statuspage.render(view(told(facts(grant(), session)))))
+    return {str(about["class"]): about for name, about in read.elements if name == "rect"}
+
+
+@pytest.mark.parametrize(
+    ("session", "life", "due"),
+    [
+        (Session(), "75", "50"),
+        (Session(renew_at=NOW + 2700), "75", "0"),
+        (Session(renew_at=NOW - 60), "75", "77"),
+        (Session(renew_at=NOW + 9000), "75", "0"),
+        (Session(expires=NOW + 3, renew_at=NOW - 1200), "0", "100"),
+        (Session(issued=NOW + 900, expires=NOW + 4500, renew_at=NOW + 4500), "100", "0"),
+    ],
+    ids=["half", "at its end", "due", "never", "almost over", "not begun"],
+)
+def test_the_bar_of_a_session(session: Session, life: str, due: str) -> None:
+    """It shrinks towards the left; the mark is where its end will be when renewal is due, never outside."""
+    parts = bar(session)
+    assert parts["track"]["width"] == "100"
+    assert (parts["life"]["width"], parts["life"].get("x")) == (life, None)
+    assert parts["due"]["x"] == due
+
+
+def test_a_bar_without_a_mark() -> None:
+    """Nobody says when renewal is due: an agent of another version."""
+    whole = told(facts(grant(), Session()))
+    del whole["pods"][0]["credentials"]["renew_in_seconds"]
+    page = statuspage.render(view(whole))
+    assert 'class="life"' in page
+    assert 'class="due"' not in page
+
+
+@given(life=JSON, left=JSON, renews=JSON)
+def test_a_bar_is_made_of_numbers(life: Any, left: Any, renews: Any) -> None:
+    """Whatever the document has in their place: what is no number is no bar, and each is within it."""
+    whole = told(facts(grant(), Session()))
+    whole["pods"][0]["credentials"] |= {"life_seconds": life, "left_seconds": left, "renew_in_seconds": renews}
+    for name, about in Reading(statuspage.render(view(whole))).elements:
+        if name == "rect":
+            for part in ("x", "width"):
+                assert 0 <= float(about.get(part) or "0") <= 100
 
 
 def test_the_page_refreshes_when_told() -> None:

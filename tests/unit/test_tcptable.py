@@ -1,5 +1,7 @@
 """The kernel's table of who listens, as it writes it; and whatever else could stand there."""
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,13 @@ def test_those_that_listen() -> None:
     ]
     (found,) = holders([HEAD, IPV6])
     assert (found.host, found.port, found.uid, found.inode) == ("fd00:a9fe::fea9:254", 8181, 100, 5)
+
+
+def test_a_machine_of_the_other_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the kernel prints addresses as they are written."""
+    monkeypatch.setattr(sys, "byteorder", "big")
+    (found,) = holders([LINES[1].replace("01014D7F", "7F4D0101")])
+    assert found.host == "127.77.1.1"
 
 
 @pytest.mark.parametrize("field", [1, 7, 9])
