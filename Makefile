@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PURE := addresses awschecks budget caller carriers claims clusterfacts compat credentials crowd doctorchecks entitlements errors eventobjects findings handoverstate iamdocuments iamformats imds interfaces loglimit migration neighbours netlink netlinksieve netlinkwire nodechecks objects patterns peers policy redirectiptables redirectnft redirectplan redirectport redirectrender redirectroutes roles sessions status statuspage statusview store tcptable tenancy ties tokens trust typedjson watchlines wording
+PURE := addresses awschecks budget caller carriers claims clusterfacts compat credentials crowd doctorchecks entitlements errors eventobjects findings handoverstate iamdocuments iamformats imds interfaces kernelview keyring kubeanswers loglimit metricnames migration neighbours netlink netlinksieve netlinkwire nodechecks objects patterns peers places pods policy redirectiptables redirectnft redirectplan redirectport redirectrender redirectroutes roles sessions status statuspage statusview store tcptable tenancy ties tokens trust typedjson watchends watchlines wording
 # What works on a node alone: covered by the tests in network namespaces.
 NODE := redirect redirectcommands redirectnode
 # What builds images (docker, podman or buildah), and what is told of them in their labels.

@@ -101,7 +101,7 @@ class Agent:
             broker=self._broker,
             upstream=self._upstream,
             witness=self._witness,
-            refusal=lambda address: self._listener.refusal(address) if hasattr(self, "_listener") else None,
+            refusal=lambda address: None if self._listener is None else self._listener.refusal(address),
             more={
                 **({} if self._events is None else {"events": self._events.status}),
                 **({} if self._taint is None else {"startup taint": self._taint.status}),
@@ -110,7 +110,7 @@ class Agent:
             },
             clock=clock,
         )
-        self._listener: Listener
+        self._listener: Listener | None = None
         self._doors = Doors(settings.server.listen, settings.admin.listen, shared=settings.handover.socket is not None)
         self._succession: Succession | None = None
         if settings.handover.socket is not None:
@@ -146,7 +146,7 @@ class Agent:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where pods are answered; empty before the listener is up."""
-        return self._listener.addresses if hasattr(self, "_listener") else []
+        return [] if self._listener is None else self._listener.addresses
 
     async def run(self, stop: asyncio.Event) -> None:
         """Live until `stop`, then let held requests end.
@@ -177,7 +177,7 @@ class Agent:
             key = token_key(settings, succession.key if succession is not None else None)
             limit = descriptors.limit()
             self.metrics.gauge("descriptors_limit").set(limit)
-            self._listener = Listener(
+            listener = self._listener = Listener(
                 self._server(key).answer,
                 self.metrics,
                 connections=min(settings.server.connections, descriptors.room(limit)),
@@ -185,36 +185,37 @@ class Agent:
                 accept_direct=settings.server.accept_direct,
                 farewell=settings.handover.drain,
             )
-            self._finder.on_moved = self._listener.reset
+            self._finder.on_moved = listener.reset
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(_eternal(name, run()), name=name) for name, run in self._duties().items()]
+                duties = self._duties(listener)
+                tasks = [group.create_task(_eternal(name, run()), name=name) for name, run in duties.items()]
                 tasks.append(group.create_task(self._detect(), name="detect base ARN"))
                 if succession is not None:
                     await succession.warm(self._lacking, stop)
-                giving = await self._open(group, key) if not stop.is_set() else None
+                giving = await self._open(listener, group, key) if not stop.is_set() else None
                 await stop.wait()
                 self.admin.stopping = True
                 log.info("stopping")
                 if giving is not None:
                     giving.cancel()  # first: whoever warms up serves at once
-                await self._listener.close()
+                await listener.close()
                 for task in tasks:
                     task.cancel()
 
-    async def _open(self, group: asyncio.TaskGroup, key: bytes) -> asyncio.Task[None] | None:
+    async def _open(self, listener: Listener, group: asyncio.TaskGroup, key: bytes) -> asyncio.Task[None] | None:
         """Begin to serve; the task that gives all of it to a successor one day."""
         succession = self._succession
         if succession is not None and succession.follows:
             await succession.take()
             await self._reception.open(self._given)
-        await self._listener.accept(await asyncio.to_thread(self._doors.of_pods, self._given))
-        await self._listener.accept(self._doors.former(self._given), quiet=FORMER_QUIET)
-        log.info("listening", addresses=[f"{host}:{port}" for host, port in self.addresses], version=__version__)
+        await listener.accept(await asyncio.to_thread(self._doors.of_pods, self._given))
+        await listener.accept(self._doors.former(self._given), quiet=FORMER_QUIET)
+        log.info("listening", addresses=[f"{host}:{port}" for host, port in listener.addresses], version=__version__)
         giving = None
         if succession is not None:
             serve = succession.serve(
                 await succession.done(),
-                lambda: self._doors.named(self._listener.sockets, self._reception.at),
+                lambda: self._doors.named(listener.sockets, self._reception.at),
                 None if self._settings.tokens.key_file else key,
             )
             giving = group.create_task(_eternal(HANDOVER, serve), name=HANDOVER)
@@ -239,6 +240,7 @@ class Agent:
 
     async def _retire(self) -> None:
         """Another process serves now; this one goes on for those who are connected yet."""
+        assert self._listener is not None  # noqa: S101  who does not serve is followed by nobody
         self._listener.retire()
         self._finder.observer = None
         await self.admin.retire()
@@ -249,11 +251,11 @@ class Agent:
         return None if self.addresses else "not listening yet"
 
     def _place(self) -> str:
-        if not self.addresses:
+        if self._listener is None or not self._listener.addresses:
             return "not serving yet"
         return "another process has taken over" if self._listener.retired else "serving"
 
-    def _duties(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+    def _duties(self, listener: Listener) -> Mapping[str, Callable[[], Awaitable[None]]]:
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "source of pods": self._source.run,
             "finder": self._finder.run,
@@ -261,14 +263,11 @@ class Agent:
             "own identity": self._sts.run,
             "upstream": self._upstream.run,
             "loop lag": lambda: measure_lag(self.metrics),
-            "admin address": lambda: self._reception.keep(self.listening, lambda: self._listener.retired),
+            "admin address": lambda: self._reception.keep(self.listening, lambda: listener.retired),
         }
-        if self._witness is not None:
-            tasks["witness"] = self._witness.run
-        if self._events is not None:
-            tasks["events"] = self._events.run
-        if self._taint is not None:
-            tasks["startup taint"] = self._taint.run
+        for name, part in (("witness", self._witness), ("events", self._events), ("startup taint", self._taint)):
+            if part is not None:
+                tasks[name] = part.run
         return tasks
 
     def _server(self, key: bytes) -> Server:

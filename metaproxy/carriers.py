@@ -1,6 +1,6 @@
 """What carries an address: the device behind which its pod is, and on a bridge the pod's hardware address and port.
 
-Knows: what the kernel has said of links, routes, neighbours and bridge forwarding, and what follows from it.
+Knows: what follows from what the kernel has said, and which word of it is newer than which.
 Must not know: netlink's wire, pods, the clock.
 
 An address has a carrier of its own
@@ -16,18 +16,12 @@ are not looked at: what leads there depends on the packet. The VPC CNI puts thos
 strict into tables of their own; such pods show none, and are not served (docs/networking.md).
 """
 
-import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from metaproxy.kernelview import Known, View, about, sole_address
 from metaproxy.netlink import Fact, Forwarding, Link, Neighbour, Route
-
-FORWARDING = 16384
-"""Hardware addresses that are kept of all bridges: a pod can make up as many as it likes, a node has some hundreds."""
-
-_FULL = {4: 32, 6: 128}
-
 
 Device = tuple[int, int]
 """Its index, and which of the lives with that index it is."""
@@ -58,22 +52,6 @@ class Seen(NamedTuple):
     dead: tuple[Device, ...]
 
 
-@dataclass(slots=True)
-class _Known:
-    link: Link
-    born: int
-
-
-@dataclass(slots=True)
-class _View:
-    """Everything that was said, by what it is about."""
-
-    links: dict[int, _Known] = field(default_factory=dict)
-    routes: dict[tuple[int, int], dict[int, dict[tuple[int, int], int]]] = field(default_factory=dict)
-    neighbours: dict[tuple[int, str], bytes] = field(default_factory=dict)
-    ports: dict[tuple[int, bytes], set[tuple[int, int]]] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lives:
     """The devices that are known, each with the number of its life, and how many lives there were: for a successor."""
@@ -90,8 +68,8 @@ class Table:
     """
 
     def __init__(self) -> None:
-        self._view = _View()
-        self._next: _View | None = None
+        self._view = View()
+        self._next: View | None = None
         self._said: set[object] = set()
         self._births = 0
         self._watched: frozenset[tuple[int, bytes]] | None = None
@@ -140,7 +118,7 @@ class Table:
 
     def adopt(self, lives: Lives, sights: Mapping[str, Carrier | None]) -> None:
         """Go on from what another table knew, as if a dump had told it: the next one tells what is not so any more."""
-        self._view.links = {link.index: _Known(link, born) for link, born in lives.devices}
+        self._view.links = {link.index: Known(link, born) for link, born in lives.devices}
         self._births = lives.births
         self._sights = dict(sights)
 
@@ -155,12 +133,12 @@ class Table:
 
     def begin(self) -> None:
         """Everything will be listed anew."""
-        self._next = _View()
+        self._next = View()
         self._said.clear()
 
     def listed(self, fact: Fact) -> None:
         """A part of the dump."""
-        if self._next is not None and _key(fact) not in self._said:
+        if self._next is not None and about(fact) not in self._said:
             self._apply(self._next, fact)
 
     def finish(self) -> Seen:
@@ -185,7 +163,7 @@ class Table:
         known = self._view.links.get(fact.index) if isinstance(fact, Link) and fact.gone else None
         self._apply(self._view, fact)
         if self._next is not None:
-            self._said.add(_key(fact))
+            self._said.add(about(fact))
             self._apply(self._next, fact)
         return Seen(self._looked(affected), () if known is None else ((known.link.index, known.born),))
 
@@ -206,63 +184,28 @@ class Table:
         if isinstance(fact, Forwarding):
             known = self._view.neighbours
             return [address for address in self._sights if known.get((fact.bridge, address)) == fact.hardware]
-        if isinstance(fact, Route) and fact.length == _FULL[fact.version]:
-            address = str(_address(fact.version, fact.network))
+        if isinstance(fact, Route) and (address := sole_address(fact)):
             return [address] if address in self._sights else []
         return list(self._sights)
 
-    def _apply(self, view: _View, fact: Fact) -> None:
-        if isinstance(fact, Link):
-            self._apply_link(view, fact)
-        elif isinstance(fact, Route):
-            _apply_route(view, fact)
-        elif isinstance(fact, Neighbour):
-            if fact.hardware:
-                view.neighbours[fact.link, fact.address] = fact.hardware
-            else:
-                view.neighbours.pop((fact.link, fact.address), None)
-        else:
-            ports = view.ports.setdefault((fact.bridge, fact.hardware), set())
-            if fact.gone:
-                ports.discard((fact.port, fact.vlan))
-            else:
-                # In one VLAN a bridge knows one port: the newest.
-                ports -= {each for each in ports if each[1] == fact.vlan}
-                ports.add((fact.port, fact.vlan))
-            if not ports:
-                del view.ports[fact.bridge, fact.hardware]
-            elif len(view.ports) > FORWARDING:
-                self._drop_stray(view)
-
-    def _drop_stray(self, view: _View) -> None:
-        """Forget the oldest half of the hardware addresses that no neighbour has."""
-        used = {(link, hardware) for (link, _), hardware in view.neighbours.items()}
-        for key in [key for key in view.ports if key not in used][: FORWARDING // 2]:
-            del view.ports[key]
-
-    def _apply_link(self, view: _View, link: Link) -> None:
-        before = view.links.get(link.index)
-        if link.gone:
-            view.links.pop(link.index, None)
-            for each in [each for each in view.neighbours if each[0] == link.index]:
-                del view.neighbours[each]
-            for key in [key for key in view.ports if key[0] == link.index]:
-                del view.ports[key]
-            _drop_ports(view, link.index)
-        else:
-            # A life goes on through a dump; a name or a hardware address that changes does not begin another.
-            known = before or self._view.links.get(link.index)
-            if before is None and known is not None and known.link.life != link.life:
-                known = None
-            if known is None:
-                self._births += 1
-            view.links[link.index] = _Known(link, self._births if known is None else known.born)
-        if link.gone or not link.up:
-            # The kernel takes IPv4 routes of a device that goes down away without a word.
-            _drop_routes(view, link.index)
+    def _apply(self, view: View, fact: Fact) -> None:
+        if not isinstance(fact, Link):
+            view.apply(fact)
+            return
+        if fact.gone:
+            view.drop_link(fact.index)
+            return
+        # A life goes on through a dump; a name or a hardware address that changes does not begin another.
+        before = view.links.get(fact.index)
+        known = before or self._view.links.get(fact.index)
+        if before is None and known is not None and known.link.life != fact.life:
+            known = None
+        if known is None:
+            self._births += 1
+        view.put_link(fact, self._births if known is None else known.born)
 
     def _carrier(self, address: str) -> Carrier | None:
-        index, full = self._route(address)
+        index, full = self._view.route(address)
         known = self._view.links.get(index)
         if known is None or not known.link.up:
             return None
@@ -274,66 +217,3 @@ class Table:
         if port is None or hardware is None:
             return Carrier(bridge=index, hardware=hardware or b"")
         return Carrier(link=port.link.index, born=port.born, bridge=index, hardware=hardware)
-
-    def _route(self, text: str) -> tuple[int, bool]:
-        """The device that the longest route to the address leads to, 0 for none; and whether it is for it alone."""
-        address = ipaddress.ip_address(text)
-        number, full = int(address), _FULL[address.version]
-        for length in range(full, -1, -1):
-            networks = self._view.routes.get((address.version, length))
-            if networks and (choices := networks.get(number >> (full - length))):
-                return choices[min(choices, key=_preference)], length == full
-        return 0, False
-
-
-def _preference(key: tuple[int, int]) -> tuple[int, int]:
-    tos, metric = key
-    return (tos != 0, metric)
-
-
-def _apply_route(view: _View, route: Route) -> None:
-    networks = view.routes.setdefault((route.version, route.length), {})
-    prefix = route.network >> (_FULL[route.version] - route.length)
-    choices = networks.setdefault(prefix, {})
-    key = (route.tos, route.metric)
-    if not route.gone:
-        choices[key] = route.link
-    elif choices.get(key) == route.link:
-        del choices[key]
-    if not choices:
-        del networks[prefix]
-    if not networks:
-        del view.routes[route.version, route.length]
-
-
-def _drop_routes(view: _View, link: int) -> None:
-    for where, networks in list(view.routes.items()):
-        for prefix, choices in list(networks.items()):
-            for key in [key for key, out in choices.items() if out == link]:
-                del choices[key]
-            if not choices:
-                del networks[prefix]
-        if not networks:
-            del view.routes[where]
-
-
-def _drop_ports(view: _View, link: int) -> None:
-    for key, ports in list(view.ports.items()):
-        ports -= {each for each in ports if each[0] == link}
-        if not ports:
-            del view.ports[key]
-
-
-def _address(version: int, number: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.IPv4Address(number) if version == 4 else ipaddress.IPv6Address(number)  # noqa: PLR2004  IP's
-
-
-def _key(fact: Fact) -> tuple[object, ...]:
-    """What a fact is about."""
-    if isinstance(fact, Link):
-        return ("link", fact.index)
-    if isinstance(fact, Route):
-        return ("route", fact.version, fact.network, fact.length, fact.tos, fact.metric)
-    if isinstance(fact, Neighbour):
-        return ("neighbour", fact.link, fact.address)
-    return ("port", fact.bridge, fact.hardware, fact.vlan)

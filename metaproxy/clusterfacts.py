@@ -10,8 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from metaproxy.caller import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Namespace, Pod
 from metaproxy.objects import namespace_from, pod_from
+from metaproxy.pods import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Namespace, Pod
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 """The annotation by which Multus gives a pod further networks."""

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from metaproxy.caller import ALLOWED_ROLES, PERMITTED, ROLE
 from metaproxy.clusterfacts import NamespaceFacts
 from metaproxy.doctorchecks import Judged
 from metaproxy.errors import Reason
 from metaproxy.findings import Finding, Verdict, not_checked, ok
 from metaproxy.peers import PeerRules, Served
+from metaproxy.pods import ALLOWED_ROLES, PERMITTED, ROLE
 from metaproxy.policy import Decision, Denial, Grant, Rules
 
 

@@ -1,14 +1,14 @@
 """What credentials are, and the arithmetic of their life.
 
-Knows: the four values STS hands out, when to renew them, until when to serve them, which expiry to tell clients,
-and how long a failure keeps us from asking again.
+Knows: the four values STS hands out, what of them signs a call, when to renew them, until when to serve them, which
+expiry to tell clients, and how long a failure keeps us from asking again.
 Must not know: the clock, chance, the event loop, who asks. Times are Unix seconds; jitter and phase are in [0, 1).
 """
 
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import final
+from typing import Self, final
 
 TOLD_EARLY = 60.0
 """Seconds by which clients are told an earlier expiry than the real one (contract S2): several have no early window."""
@@ -70,6 +70,24 @@ class Credentials:
     account: str
     issued: float
     expires: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """What a call to AWS is signed with; keys that do not end have no token."""
+
+    access_key_id: str
+    secret_access_key: Secret
+    session_token: Secret | None
+
+    @classmethod
+    def of(cls, session: Credentials) -> Self:
+        """Those of a session."""
+        return cls(
+            access_key_id=session.access_key_id,
+            secret_access_key=session.secret_access_key,
+            session_token=session.session_token,
+        )
 
 
 def renew_at(credentials: Credentials, *, phase: float) -> float:

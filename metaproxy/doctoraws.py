@@ -13,14 +13,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 from metaproxy.awschecks import Attempt, Aws
-from metaproxy.credentials import Secret
+from metaproxy.credentials import Keys, Secret
 from metaproxy.errors import IssueError
 from metaproxy.passthrough import Upstream
 from metaproxy.roles import AssumeRole, BaseArn
 from metaproxy.settingvalues import partition_of
 from metaproxy.sts import Sts
 from metaproxy.stsanswers import identity_in
-from metaproxy.stsclient import Keys, StsClient
+from metaproxy.stsclient import StsClient
 from metaproxy.stserrors import own_failure
 from metaproxy.telemetry import Metrics
 from metaproxy.wiring import sts_options

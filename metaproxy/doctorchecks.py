@@ -7,10 +7,10 @@ Must not know: how anything was asked, AWS.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from metaproxy.caller import ALLOWED_ROLES, PERMITTED, ROLE, Pod
 from metaproxy.clusterfacts import NamespaceFacts, PodFacts
 from metaproxy.errors import Reason
 from metaproxy.findings import Finding, Verdict, not_checked, ok
+from metaproxy.pods import ALLOWED_ROLES, PERMITTED, ROLE, Pod
 from metaproxy.policy import Decision, Denial, Grant, Rules, decide
 from metaproxy.roles import AssumeRole
 

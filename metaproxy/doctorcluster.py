@@ -17,7 +17,8 @@ from metaproxy.clusterfacts import NamespaceFacts, PodFacts, namespace_facts, po
 from metaproxy.doctoraws import skew_of
 from metaproxy.doctorchecks import Permission
 from metaproxy.kube import METADATA_LIST, NAMESPACES, PODS
-from metaproxy.kubeclient import JSON, KubeClient, KubeError
+from metaproxy.kubeanswers import KubeError
+from metaproxy.kubeclient import JSON, KubeClient
 from metaproxy.manifestfiles import look
 
 PAGE = 500

@@ -4,7 +4,8 @@ Knows: the directory, the rules, and which decision was made from which version 
 Must not know: who asks, STS, the clock, the event loop.
 """
 
-from metaproxy.caller import Directory, Namespace, Pod
+from metaproxy.caller import Directory
+from metaproxy.pods import Namespace, Pod
 from metaproxy.policy import Decision, Rules, decide, tokens_required
 
 

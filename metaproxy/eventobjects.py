@@ -9,7 +9,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from metaproxy.caller import Pod
+from metaproxy.pods import Pod
 
 CONTROLLER = "metaproxy.dev/agent"
 ACTION = "AssumeRole"

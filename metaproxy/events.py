@@ -19,8 +19,8 @@ import structlog
 from cachetools import LRUCache
 
 from metaproxy.budget import TokenBucket
-from metaproxy.caller import Pod
 from metaproxy.eventobjects import NOTE_LIMIT, SHORT_LIMIT, Key, cut, event, event_name, series
+from metaproxy.pods import Pod
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from metaproxy.caller import Directory, Pod
+from metaproxy.caller import Directory
 from metaproxy.claims import Why
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import Reason
 from metaproxy.imds import date
+from metaproxy.pods import Pod
 from metaproxy.policy import Grant
 from metaproxy.roles import AssumeRole
 from metaproxy.status import Address, Held, Place, PodFacts, decided, listed

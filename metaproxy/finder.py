@@ -15,10 +15,11 @@ import structlog
 from cachetools import TTLCache
 
 from metaproxy.budget import TokenBucket
-from metaproxy.caller import Directory, Memory, Namespace, Pod
+from metaproxy.caller import Directory, Memory
 from metaproxy.carriers import Carrier, Device
 from metaproxy.eager import in_task
 from metaproxy.errors import CallerAmbiguous, CallerUnknown, Masqueraded
+from metaproxy.pods import Namespace, Pod
 from metaproxy.store import Change
 from metaproxy.telemetry import Metrics
 from metaproxy.waiters import Waiters

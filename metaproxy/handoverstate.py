@@ -11,7 +11,7 @@ wrong in one place is refused as a whole, because what else is wrong with it nob
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-from metaproxy.caller import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Memory, Pod
+from metaproxy.caller import Memory
 from metaproxy.carriers import Carrier, Lives
 from metaproxy.credentials import KEY_LIMIT, READABLE, TOKEN_LIMIT, Credentials, Secret
 from metaproxy.errors import (
@@ -25,6 +25,7 @@ from metaproxy.errors import (
     StsUnreachable,
 )
 from metaproxy.objects import canonical_address
+from metaproxy.pods import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Pod
 from metaproxy.roles import AssumeRole, RoleArn, RoleSyntaxError, external_id, session_name
 from metaproxy.ties import Memory as TiesMemory
 from metaproxy.tokens import KEY_SIZE

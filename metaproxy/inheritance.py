@@ -23,10 +23,11 @@ from typing import Protocol
 import structlog
 
 from metaproxy import handoverstate
-from metaproxy.caller import Directory, Memory, Namespace, Pod
+from metaproxy.caller import Directory, Memory
 from metaproxy.carriers import Carrier, Lives
 from metaproxy.credentials import Secret
 from metaproxy.handoverstate import Held, MisfitError, State, Terms
+from metaproxy.pods import Namespace, Pod
 
 log = structlog.get_logger()
 

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol, get_args
 
-from metaproxy.caller import Namespace, Pod
 from metaproxy.kubeclient import JSON, KubeClient
-from metaproxy.listwatch import ListWatch, Reason, Timing
+from metaproxy.listwatch import ListWatch, Timing
 from metaproxy.objects import namespace_from, pod_from, version_of
+from metaproxy.pods import Namespace, Pod
 from metaproxy.resources import ItemT, Resource, read_list
 from metaproxy.status import Watch
 from metaproxy.telemetry import Metrics
+from metaproxy.watchends import Reason
 
 PODS, NAMESPACES = "/api/v1/pods", "/api/v1/namespaces"
 

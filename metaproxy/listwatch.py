@@ -1,6 +1,6 @@
 """Keeps somebody true to one resource of the API server: list, watch, and again, whatever the server does.
 
-Knows: versions, what ends a watch, when to resume and when to list anew, how long to wait.
+Knows: versions, when to resume and when to list anew, how long to wait.
 Must not know: what the objects are for; credentials; sockets.
 
 Facts of real API servers on which this stands: `timeoutSeconds` is the only promise that a watch ever ends, bookmarks
@@ -15,26 +15,21 @@ import random as randomness
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal
+from typing import Generic
 
 import structlog
 
-from metaproxy.kubeclient import KubeClient, KubeError, KubeIdentity, KubeTimeout, KubeUnreachable, status_error
+from metaproxy.kubeanswers import KubeError, status_error
+from metaproxy.kubeclient import KubeClient
 from metaproxy.objects import version_of
 from metaproxy.resources import BREATH, ItemT, Resource, parsed, read_list
+from metaproxy.watchends import End, Reason, end_by, pause_after
 from metaproxy.watchlines import Framer, WatchEvent, WireError, event_from
 
 log = structlog.get_logger()
 
-Reason = Literal["end", "silence", "expired", "error", "lost", "refused"]
-"""Why a watch ended: cleanly, not in time, by 410, by any other error, by its connection, or by our rights or rate."""
-
 LONGEST_PAUSE = 120.0
 """Seconds that a server's Retry-After can keep us away."""
-
-_UNAUTHORIZED, _FORBIDDEN, _GONE, _TOO_MANY, _GATEWAY_TIMEOUT = 401, 403, 410, 429, 504
-_REFUSED = frozenset({_UNAUTHORIZED, _FORBIDDEN, _TOO_MANY})
-_VERSION_TROUBLE = frozenset({_GONE, _GATEWAY_TIMEOUT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,32 +50,11 @@ class Timing:
     relist: float = 3600.0
 
 
-def pause_after(failures: int, jitter: float, bounds: tuple[float, float]) -> float:
-    """Seconds until the next try after so many failures in a row (1 is the first): half of it fixed, half by jitter."""
-    shortest, longest = bounds
-    return min(longest, shortest * 2.0 ** min(failures - 1, 64)) * (0.5 + 0.5 * jitter)
-
-
 class HistoryError(Exception):
     """The cluster's versions went backwards: it was restored from a backup, or it is another cluster.
 
     What is known can then not be told from what is to come; only beginning anew helps, so nobody should catch this.
     """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _End:
-    """How a round ended.
-
-    `relist`: the version is of no use any more. `at_once`: without a pause. `consistent`: the next list is from etcd.
-    """
-
-    reason: Reason
-    trouble: str = ""
-    relist: bool = False
-    at_once: bool = False
-    consistent: bool = False
-    retry_after: float | None = None
 
 
 class ListWatch(Generic[ItemT]):
@@ -150,7 +124,7 @@ class ListWatch(Generic[ItemT]):
             self._on_restart(end.reason)
             await asyncio.sleep(self._settle(end))
 
-    async def _round(self) -> _End:
+    async def _round(self) -> End:
         """List if need be, watch until that ends; how it ended."""
         listing = not self._version
         self._opened_at = float("inf")
@@ -160,11 +134,11 @@ class ListWatch(Generic[ItemT]):
                 listing = False
             return await self._watch()
         except WireError as error:
-            return _End(reason="error", trouble=str(error), relist=True)
+            return End(reason="error", trouble=str(error), relist=True)
         except KubeError as error:
-            return self._end_by(error, listing=listing)
+            return end_by(error, listing=listing, consistent=self._consistent, expired=self._expired)
 
-    def _settle(self, end: _End) -> float:
+    def _settle(self, end: End) -> float:
         """Draw the consequences of an end; the seconds until the next round."""
         loop_time = asyncio.get_running_loop().time()
         if loop_time - self._opened_at >= self._timing.healthy:
@@ -193,25 +167,6 @@ class ListWatch(Generic[ItemT]):
         self._troubled(end.trouble)
         return pause
 
-    def _end_by(self, error: KubeError, *, listing: bool) -> _End:
-        text = str(error)
-        if isinstance(error, KubeIdentity) or error.status in _REFUSED:
-            return _End(reason="refused", trouble=text, retry_after=error.retry_after)
-        if isinstance(error, KubeTimeout):
-            # Something says nothing any more, or a version is still to come: only a list can tell.
-            return _End(reason="silence", trouble=text, relist=True)
-        if isinstance(error, KubeUnreachable):
-            return _End(reason="lost", trouble=text)
-        if listing and error.status in _VERSION_TROUBLE:
-            return _End(reason="expired", trouble=text, consistent=not self._consistent)
-        if error.status == _GONE:
-            # At first from the API server's memory: after its restart a whole fleet comes at once. If that gives a
-            # version that is too old again (another server lags), the next list must come from etcd.
-            return _End(
-                reason="expired", trouble=text, relist=True, at_once=not self._expired, consistent=self._expired
-            )
-        return _End(reason="error", trouble=text, relist=True, retry_after=error.retry_after)
-
     async def _list(self) -> None:
         items, version = await self._read_list(consistent=self._consistent)
         if 0 < version_of(version) < self._newest and not self._consistent:
@@ -238,7 +193,7 @@ class ListWatch(Generic[ItemT]):
     async def _read_list(self, *, consistent: bool) -> tuple[list[ItemT], str]:
         return await read_list(self._client, self._resource, consistent=consistent, within=self._timing.listing)
 
-    async def _watch(self) -> _End:
+    async def _watch(self) -> End:
         shortest, longest = self._timing.watch
         lasting = round(shortest + (longest - shortest) * self._random())
         query = {
@@ -272,7 +227,7 @@ class ListWatch(Generic[ItemT]):
         # swallowed what it was to say: the next begins with a list.
         silent = self._version == started_from
         early = loop.time() - self._opened_at < lasting - 1.0
-        return _End(reason="end", relist=silent, trouble="the watch ended early" if early else "")
+        return End(reason="end", relist=silent, trouble="the watch ended early" if early else "")
 
     def _event(self, event: WatchEvent) -> None:
         if event.kind == "ERROR":

@@ -16,8 +16,8 @@ from typing import Protocol
 import structlog
 import watchfiles
 
-from metaproxy.caller import Namespace, Pod
 from metaproxy.manifestfiles import Ground, Root, look
+from metaproxy.pods import Namespace, Pod
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from metaproxy.caller import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Namespace, Pod
+from metaproxy.pods import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Namespace, Pod
 
 _HASH_LABEL = "pod-template-hash"
 _CRON_STAMP = re.compile(r"-[0-9]{8,10}$")

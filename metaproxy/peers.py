@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import re2
 
-from metaproxy.caller import ALLOWED_ROLES, EXTERNAL_ID, PERMITTED, ROLE
 from metaproxy.migration import MigrationError, Peer, flags_in
+from metaproxy.pods import ALLOWED_ROLES, EXTERNAL_ID, PERMITTED, ROLE
 from metaproxy.roles import BaseArn, RoleArn, RoleSyntaxError, external_id
 
 _OPTIONS = re2.Options()

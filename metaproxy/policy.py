@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from metaproxy.caller import ALLOWED_ROLES, EXTERNAL_ID, IMDS_TOKENS, PERMITTED, ROLE, SESSION_NAME, Namespace, Pod
 from metaproxy.errors import Reason
 from metaproxy.patterns import PatternError, expression, glob, patterns_in
+from metaproxy.pods import ALLOWED_ROLES, EXTERNAL_ID, IMDS_TOKENS, PERMITTED, ROLE, SESSION_NAME, Namespace, Pod
 from metaproxy.roles import (
     AssumeRole,
     BaseArn,

@@ -12,9 +12,10 @@ from typing import Protocol
 
 import structlog
 
-from metaproxy.caller import ROLE, Directory, Pod
+from metaproxy.caller import Directory
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import IssueError, Reason
+from metaproxy.pods import ROLE, Pod
 from metaproxy.policy import Decision, Denial, Grant, Rules
 from metaproxy.roles import AssumeRole
 from metaproxy.store import Change

@@ -20,11 +20,12 @@ import structlog
 from metaproxy import sockets
 from metaproxy.admin import BACKLOG, Admin
 from metaproxy.budget import TokenBucket
+from metaproxy.metricnames import REDIRECT_METRICS
 from metaproxy.redirectcommands import RedirectError
 from metaproxy.redirectneighbours import asking
 from metaproxy.redirectnode import Report
 from metaproxy.redirectturn import Turn
-from metaproxy.telemetry import REDIRECT_METRICS, Metrics
+from metaproxy.telemetry import Metrics
 from metaproxy.unixsocket import UnixSocket
 
 log = structlog.get_logger()

@@ -17,7 +17,6 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from metaproxy import imds, tokens
-from metaproxy.caller import Pod
 from metaproxy.credentials import Credentials, told_expiry
 from metaproxy.eager import in_task
 from metaproxy.errors import (
@@ -32,6 +31,7 @@ from metaproxy.errors import (
 )
 from metaproxy.imds import Answer, Profile, Request, Route
 from metaproxy.loglimit import LogLimit
+from metaproxy.pods import Pod
 from metaproxy.policy import Decision, Denial, Grant, is_role
 from metaproxy.roles import AssumeRole
 from metaproxy.telemetry import Metrics
@@ -261,10 +261,8 @@ class Server:
             counter = self._metrics.counter(
                 "http_requests_total", route=label, method=method, code=str(answer.status), reason=reason
             )
-            known = self._series[key] = (
-                counter,
-                self._metrics.histogram("http_request_duration_seconds", route=label),
-            )
+            histogram = self._metrics.histogram("http_request_duration_seconds", route=label)
+            known = self._series[key] = counter, histogram
         known[0].inc()
         known[1].observe(now - begun)
         if answer.status == OK and not self._chatty:
@@ -288,11 +286,7 @@ class Server:
 
 def _denied(denial: Denial) -> Refused:
     return Refused(
-        denial.message,
-        remedy=denial.remedy,
-        reason=denial.reason,
-        status=denial.status,
-        retryable=denial.retryable,
+        denial.message, remedy=denial.remedy, reason=denial.reason, status=denial.status, retryable=denial.retryable
     )
 
 

@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from metaproxy.budget import Spending
-from metaproxy.caller import ROLE, Pod
 from metaproxy.claims import Why
 from metaproxy.errors import IssueError, Reason
+from metaproxy.pods import ROLE, Pod
 from metaproxy.policy import Decision, Grant
 
 

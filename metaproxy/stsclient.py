@@ -21,7 +21,7 @@ from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession
 from botocore.credentials import ReadOnlyCredentials
 
-from metaproxy.credentials import Secret
+from metaproxy.credentials import Keys, Secret
 from metaproxy.errors import StsOwnIdentity
 from metaproxy.roles import RoleArn
 
@@ -55,15 +55,6 @@ class Options:
     connect_timeout: float = CONNECT_TIMEOUT
     read_timeout: float = READ_TIMEOUT
     call_timeout: float = CALL_TIMEOUT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keys:
-    """What a call is signed with."""
-
-    access_key_id: str
-    secret_access_key: Secret
-    session_token: Secret | None
 
 
 _CHAINS_LOG = logging.getLogger("aiobotocore.credentials")

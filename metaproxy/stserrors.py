@@ -23,7 +23,7 @@ from metaproxy.errors import (
     StsThrottled,
     StsUnreachable,
 )
-from metaproxy.roles import AssumeRole
+from metaproxy.roles import AssumeRole, RoleArn
 
 MESSAGE_LIMIT = 256
 """Characters of STS's own words that go on."""
@@ -177,6 +177,15 @@ def own_failure(error: BaseException) -> IssueError:
     elif isinstance(error, boto.BotoCoreError) and not isinstance(error, _IDENTITY_CLASSES):
         message, remedy = "the agent's own AWS settings cannot be used", _OWN_SETTINGS
     return StsOwnIdentity(message, remedy=remedy, code=type(error).__name__)
+
+
+def separate_failure(failure: IssueError, role: RoleArn) -> IssueError:
+    """How the separate role gave no session: a refusal of it is not the pod's, and not for ever, so no 403 for pods."""
+    if not isinstance(failure, StsDenied | StsInvalidRequest | StsRegionDisabled):
+        return failure
+    return StsOwnIdentity(
+        f"the separate role {role.arn} gives no session: {failure.message}", remedy=failure.remedy, code=failure.code
+    )
 
 
 def dropped(error: BaseException) -> bool:

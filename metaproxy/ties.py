@@ -17,24 +17,18 @@ A bridge forgets: that a neighbour or a port is not known at the moment is no lo
 It is asked for before a connection from there can be made. Two pods' addresses behind one port of a bridge have no
 owners while that lasts. Where no carrier is seen at an address nothing is changed: claims decide alone.
 
-Common devices
---------------
-Off bridges one device may carry several pods. It is *common* from when claims of different pods count at its addresses
-until a word of the source leaves it to one, or it dies. That an address leaves it is no loss meanwhile: who had it
-there has it wherever it is seen next, and if it is seen nowhere. So claims decide alone. But only claims that count
-make a device common, and only they have a say there: two that were lost, at the addresses of one successor, are no two
-pods. And that routes go does not end it: they go one by one when such a device is made anew.
-
-On a bridge a pod has its port to itself: see `tenancy`.
+Off bridges a device may be *common*, and then claims decide alone: see `places`. On a bridge a pod has its port to
+itself: see `tenancy`.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeGuard
+from typing import Generic
 
 from metaproxy.carriers import Carrier, Device
 from metaproxy.claims import ClaimT, Point, Why, best, counts
+from metaproxy.places import Places, differs
 from metaproxy.tenancy import Port, Tenancy, Tenant
 
 REMEMBERED = 1024
@@ -66,8 +60,7 @@ class Ties(Generic[ClaimT]):
         self._claims = claims
         self._points: dict[str, Point] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
-        self._at: dict[Device, set[str]] = {}
-        self._common: set[Device] = set()
+        self._places = Places(self._counting)
         self._tenancy: Tenancy[ClaimT] = Tenancy()
         self._unsettled: set[str] = set()
         self._blind, self._heard = True, False
@@ -89,8 +82,8 @@ class Ties(Generic[ClaimT]):
         found = {"tied": 0, "withdrawn": 0, "unseen": 0}
         for address, point in self._points.items():
             if address not in self._idle:
-                tied = point.tied is not None and not point.broken and not self._is_common(point.tied)
-                lost = point.broken or (point.sight is not None and not self._is_common(point.sight))
+                tied = point.tied is not None and not point.broken and not self._places.is_common(point.tied)
+                lost = point.broken or (point.sight is not None and not self._places.is_common(point.sight))
                 found["tied" if tied else "withdrawn" if lost else "unseen"] += 1
         return found
 
@@ -105,7 +98,7 @@ class Ties(Generic[ClaimT]):
             },
             tenants=tenants,
             ports=ports,
-            common=frozenset(self._common),
+            common=frozenset(self._places.common),
             losses=self.losses,
             heard=self._heard,
         )
@@ -128,7 +121,7 @@ class Ties(Generic[ClaimT]):
             if not self._claims(address):
                 self._idle[address] = None
         self._tenancy.adopt(memory.tenants, memory.ports)
-        self._common |= memory.common
+        self._places.common |= memory.common
         self.losses, self._heard = memory.losses, memory.heard
 
     def blinded(self, blind: bool) -> set[str]:
@@ -154,9 +147,8 @@ class Ties(Generic[ClaimT]):
             point = self._points[address] = Point()
         if gone is not None and gone.uid == point.uid:
             self._end(address, point, gone, version)
-        if self._is_common(point.sight) and not self._is_crowded(point.sight):
-            self._common.discard((point.sight.link, point.sight.born))
-        concerned = {address, *self._beside(point.sight), *self._beside(point.tied), *self._unsettled}
+        self._places.unmark(point.sight)
+        concerned = {address, *self._places.beside(point.sight), *self._places.beside(point.tied), *self._unsettled}
         if claims:
             self._idle.pop(address, None)
         else:
@@ -180,7 +172,7 @@ class Ties(Generic[ClaimT]):
                 continue
             concerned |= self._move(address, point, sight)
             last = point.last
-            if last is not None and _differs(last, sight):
+            if last is not None and differs(last, sight):
                 if sight is not None and sight == point.tied:
                     self.moved.add(address)
                 else:
@@ -198,7 +190,7 @@ class Ties(Generic[ClaimT]):
             if point.last is not None and point.last.device == device:
                 concerned.add(address)
                 self._leave(address, point)
-        self._common.discard(device)
+        self._places.common.discard(device)
         return concerned
 
     def proved(self, version: int, since: int, observed: Mapping[str, str]) -> set[str]:
@@ -247,8 +239,8 @@ class Ties(Generic[ClaimT]):
         if point.sight is not None and point.sight.bridge:
             if self._several(address, point.sight, claims):
                 return Why.SHARED
-        elif point.sight is not None and not self._is_common(point.sight) and self._is_crowded(point.sight):
-            self._common.add((point.sight.link, point.sight.born))
+        elif point.sight is not None:
+            self._places.mark(point.sight)
         counting = best([claim for claim in claims if counts(point, claim)])
         if not counting:
             return Why.LOST
@@ -284,7 +276,7 @@ class Ties(Generic[ClaimT]):
 
     def _leave(self, address: str, point: Point) -> None:
         """The address is not where it was last: a loss, unless that is a common device."""
-        if not self._is_common(point.last):
+        if not self._places.is_common(point.last):
             self._lose(address, point)
             return
         if point.tied == point.last and not point.broken:
@@ -302,43 +294,20 @@ class Ties(Generic[ClaimT]):
         self.losses += 1
         return self.losses
 
-    def _is_common(self, carrier: Carrier | None) -> TypeGuard[Carrier]:
-        """Whether it is a device off bridges that tells nobody from anybody."""
-        return carrier is not None and not carrier.bridge and carrier.device in self._common
-
-    def _is_crowded(self, sight: Carrier) -> bool:
-        """Whether no pod has a claim that counts at each address of the device at which one does."""
-        pods = [
-            {claim.uid for claim in self._claims(address) if counts(self._points[address], claim)}
-            for address in self._beside(sight)
-        ]
-        there = [each for each in pods if each]
-        return bool(there) and not set.intersection(*there)
-
-    def _beside(self, sight: Carrier | None) -> set[str]:
-        """The addresses at that device now."""
-        return self._at.get(sight.device, set()) if sight is not None and sight.device is not None else set()
-
     def _move(self, address: str, point: Point, sight: Carrier | None) -> set[str]:
-        """Index the new sight; who is at the old or the new device."""
-        concerned: set[str] = set()
-        if point.sight is not None and point.sight.device is not None:
-            there = self._at[point.sight.device]
-            there.discard(address)
-            concerned |= there
-            if not there:
-                del self._at[point.sight.device]
-        if sight is not None and sight.device is not None:
-            there = self._at.setdefault(sight.device, set())
-            concerned |= there
-            there.add(address)
-        point.sight = sight
-        return concerned
+        """The address is seen there now; who is at the old or the new device."""
+        before, point.sight = point.sight, sight
+        return self._places.move(address, before, sight)
+
+    def _counting(self, address: str) -> set[str]:
+        """The pods whose claims to the address count."""
+        point = self._points[address]
+        return {claim.uid for claim in self._claims(address) if counts(point, claim)}
 
     def _several(self, address: str, sight: Carrier, claims: Sequence[ClaimT]) -> bool:
         """Whether another pod's address is at the same device."""
         mine = {claim.uid for claim in claims}
-        theirs = [self._claims(other) for other in self._beside(sight) if other != address]
+        theirs = [self._claims(other) for other in self._places.beside(sight) if other != address]
         return any(pods and mine.isdisjoint(pod.uid for pod in pods) for pods in theirs)
 
     def _waiting(self, bridge: int) -> list[ClaimT]:
@@ -349,12 +318,3 @@ class Ties(Generic[ClaimT]):
         for address, point in self._points.items():
             if point.sight is not None and point.sight.bridge == bridge:
                 yield address, point.sight.device, self._claims(address)
-
-
-def _differs(last: Carrier, sight: Carrier | None) -> bool:
-    """Whether the address is elsewhere now: that a bridge has forgotten its port, or knows nothing of it, is not."""
-    if sight is None:
-        return not last.bridge
-    if sight.device is None:
-        return sight.bridge != last.bridge or sight.hardware not in {b"", last.hardware}
-    return sight != last

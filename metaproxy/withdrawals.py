@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import structlog
 
-from metaproxy.caller import Directory, Pod
+from metaproxy.caller import Directory
 from metaproxy.claims import Why
 from metaproxy.errors import CallerWithdrawn
 from metaproxy.loglimit import LogLimit
+from metaproxy.pods import Pod
 from metaproxy.telemetry import Metrics
 
 log = structlog.get_logger()

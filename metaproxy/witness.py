@@ -1,7 +1,7 @@
 """Listens to the node's kernel about who carries the addresses of pods, and reports it.
 
-Knows: a socket of rtnetlink, when everything has to be asked anew.
-Must not know: what pods are, what a carrier means for an owner.
+Knows: what is asked of the kernel, and when everything has to be asked anew.
+Must not know: what pods are, what a carrier means for an owner, how the kernel's words are read.
 
 A bridge's forwarding table is never asked for as a whole, and what is said of hardware addresses that no pod has does
 not even arrive: a pod can make up hundreds of thousands of them, and silence the agent for the whole node by that. The
@@ -24,11 +24,11 @@ from typing import Literal, Protocol
 
 import structlog
 
-from metaproxy import netlink, sockets
+from metaproxy import netlink
 from metaproxy.carriers import Carrier, Device, Lives, Seen, Table
+from metaproxy.ear import Ear, netlink_socket
 from metaproxy.lookout import Lookout
 from metaproxy.netlink import End, Forwarding, Overrun
-from metaproxy.netlinksieve import sieve, unwanted
 from metaproxy.netlinkwire import sealed
 from metaproxy.telemetry import Metrics
 
@@ -36,15 +36,6 @@ log = structlog.get_logger()
 
 Reason = Literal["start", "overrun", "broken", "audit"]
 """Why everything is asked of the kernel."""
-
-DATAGRAM = 1 << 17
-"""Bytes: four times what the kernel puts into one datagram of a dump."""
-
-BUFFER = 1 << 22
-"""Bytes that may wait unread; the kernel gives what it allows without privilege."""
-
-TURN = 256
-"""Datagrams that are read before others may run: a pod can make the kernel talk without end."""
 
 AUDIT = 60.0
 """Seconds after which everything is asked anew, should a word have been missed: IPv4 routes can go without one."""
@@ -71,18 +62,6 @@ class Sink(Protocol):
         ...
 
 
-def netlink_socket() -> tuple[socket.socket, int]:
-    """A socket that hears the kernel, and its own name there. Raises OSError when there is none to be had."""
-    listening = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-        listening.bind((0, netlink.GROUPS))
-        return listening, int(listening.getsockname()[0])
-    except OSError:
-        listening.close()
-        raise
-
-
 class Witness:
     """See the module. `follow` says which addresses matter; `run` is its life."""
 
@@ -99,19 +78,18 @@ class Witness:
         self._table = Table()
         self._sequence = count(random.randrange(1, 1 << 30))  # noqa: S311  a number to know answers by, no secret
         self._requests: Iterator[bytes] = iter(())
-        self._port = self._awaited = 0
+        self._name = self._awaited = 0
         self._ended = asyncio.Event()
         self._outcome: Reason | None = None
-        self._socket: socket.socket | None = None
+        self._ear = Ear(heard=self._read, lost=self._lost, late=self._late)
         self._lookout = Lookout(self._table.sight)
         # Bridges' ports that are to be asked for, that have been, and of which something was said since they were.
         self._sought: deque[tuple[int, bytes]] = deque()
         self._seeking: dict[int, tuple[int, bytes]] = {}
         self._said: set[tuple[int, bytes]] = set()
         self._watched: frozenset[tuple[int, bytes]] = frozenset()
-        self._hardware: frozenset[bytes] = frozenset()
         self._by_table = self._old = self._listing = False
-        self._whole = self._behind = False
+        self._whole = False
         self._trouble = "not listening yet"
         self._deaf = ""
 
@@ -146,7 +124,7 @@ class Witness:
         """Eternal: listen, and ask for everything when that is due."""
         with ExitStack() as stack:
             try:
-                self._open(stack)
+                self._name = self._ear.open(stack, self._connect)
             except OSError as error:
                 # The API server's word alone counts then, which nobody asked for: the agent is not ready.
                 self._trouble = self._deaf = f"the kernel cannot be heard: {error}"
@@ -157,30 +135,10 @@ class Witness:
                 )
                 self._sink.blind(False)
                 await asyncio.Event().wait()
+            self._lookout.open(stack)
             reason: Reason = "start"
             while True:
                 reason = await self._round(reason)
-
-    def _open(self, stack: ExitStack) -> None:
-        listening, self._port = self._connect()
-        stack.enter_context(listening)
-        self._lookout.open(stack)
-        self._socket = listening
-        self._sift()
-        stack.callback(self._close)
-        self._listen()
-
-    def _listen(self) -> None:
-        """Be called when there is something to read."""
-        assert self._socket is not None  # noqa: S101  only while running
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._socket)
-        loop.add_reader(self._socket, self._readable)
-
-    def _close(self) -> None:
-        assert self._socket is not None  # noqa: S101  only while running
-        asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket = None
 
     async def _round(self, reason: Reason) -> Reason:
         """Ask for everything, then only listen; why everything has to be asked anew."""
@@ -226,12 +184,11 @@ class Witness:
             self._tune(anew=True)
             return
         self._awaited = next(self._sequence)
-        assert self._socket is not None  # noqa: S101  only while running
-        self._socket.send(sealed(request, self._awaited))
+        self._ear.send(sealed(request, self._awaited))
 
     def _tune(self, *, anew: bool = False) -> None:
         """Hear of the ports that matter now and of no others, and ask for those that were not heard of before."""
-        if self._socket is None:
+        if not self._ear.hears:
             return
         if self._table.vlans and not self._by_table:
             self._again("broken")
@@ -245,32 +202,22 @@ class Witness:
 
     def _seek(self) -> None:
         """Ask for ports; when no answer is due any more, everything is there."""
-        assert self._socket is not None  # noqa: S101  only while running
         while self._sought and len(self._seeking) < ASKED_AT_ONCE:
             pair, number = self._sought.popleft(), next(self._sequence)
             self._seeking[number] = pair
             self._said.discard(pair)
-            self._socket.send(sealed(netlink.port_request(*pair), number))
+            self._ear.send(sealed(netlink.port_request(*pair), number))
         if not self._seeking:
             self._said.clear()
         if self._listing and not self._seeking:
             self._listing = False
             self._report(self._table.finish())
             self._whole, self._trouble = True, ""
-            self._sink.blind(self._behind)
+            self._sink.blind(self._ear.behind)
             self._ended.set()
 
     def _sift(self) -> None:
-        """Let the kernel throw away what nobody wants to hear, before it can fill the socket."""
-        assert self._socket is not None  # noqa: S101  only while running
-        self._hardware = frozenset(hardware for _, hardware in self._watched)
-        program = b"" if self._by_table else sieve(self._hardware)
-        try:
-            sockets.sift(self._socket, program)
-        except OSError as error:
-            # Then it is read and thrown away here.
-            if error.errno != errno.ENOENT:
-                log.info("the kernel does not sift what it says", error=str(error))
+        self._ear.sift(None if self._by_table else frozenset(hardware for _, hardware in self._watched))
 
     def _again(self, reason: Reason) -> None:
         self._awaited, self._listing = 0, False
@@ -279,43 +226,11 @@ class Witness:
         self._outcome = reason
         self._ended.set()
 
-    def _readable(self) -> None:
-        """Read what there is before anybody else may run.
-
-        What the kernel said before a handshake is heard before that connection's first request: the loop reads from a
-        connection no earlier than a turn after it was accepted.
-        """
-        assert self._socket is not None  # noqa: S101  only while running
-        for _ in range(TURN):
-            try:
-                data = self._socket.recv(DATAGRAM)
-            except BlockingIOError:
-                if self._behind:
-                    self._behind = False
-                    self._sink.blind(not self._whole)
-                return
-            except OSError as error:
-                # ENOBUFS: something was lost, and nothing says what. After an error libuv looks at the socket no more.
-                self._listen()
-                self._lost(error)
-                continue
-            if self._by_table or not unwanted(data, self._hardware):
-                self._read(data)
-        if not self._behind:
-            self._behind = True
-            self._sink.blind(True)
-        # Perhaps that was all, and then nobody would call.
-        asyncio.get_running_loop().call_soon(self._catch_up)
-
-    def _catch_up(self) -> None:
-        if self._behind and self._socket is not None:
-            self._readable()
-
     def _read(self, data: bytes) -> None:
         for port, sequence, message in netlink.messages(data):
             if isinstance(message, Overrun):
                 self._lost("overrun")
-            elif port == self._port:
+            elif port == self._name:
                 self._answered(sequence, message)
             elif not isinstance(message, End):
                 if self._seeking and isinstance(message, Forwarding):
@@ -345,6 +260,10 @@ class Witness:
         elif pair not in self._said:
             self._report(self._table.heard(message))
         self._seek()
+
+    def _late(self, late: bool) -> None:
+        """Words wait, and others may run meanwhile: so nothing is certain until they are read."""
+        self._sink.blind(late or not self._whole)
 
     def _lost(self, error: object) -> None:
         if self._whole:

@@ -15,8 +15,8 @@ from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
-from metaproxy.caller import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Namespace, Pod
 from metaproxy.objects import ObjectError, namespace_from, pod_from
+from metaproxy.pods import NAMESPACE_ANNOTATIONS, POD_ANNOTATIONS, Namespace, Pod
 
 DEPTH_LIMIT = 64
 """How deep a document may nest: libyaml's composer recurses in C, some tens of thousands of levels end the process."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from metaproxy.commands import COMMANDS, help_for
 from metaproxy.knobs import knobs, titles
+from metaproxy.metricnames import METRICS, REDIRECT_METRICS, Spec
 from metaproxy.settings import Settings
-from metaproxy.telemetry import METRICS, REDIRECT_METRICS, Spec
 from scripts import chart, clients_page
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from metaproxy.telemetry import METRICS, REDIRECT_METRICS
+from metaproxy.metricnames import METRICS, REDIRECT_METRICS
 from tests.chart.build import Tools
 from tests.chart.helm import CHART, Helm, HelmError, only
 

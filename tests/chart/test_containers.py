@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 
 from metaproxy import events
-from metaproxy.caller import Pod
 from metaproxy.errors import Reason
 from metaproxy.events import EventRecorder
 from metaproxy.kubeclient import KubeClient
+from metaproxy.pods import Pod
 from metaproxy.telemetry import Metrics
 from tests.chart.helm import CHART, Helm, only, settings_of
 from tests.chart.kubelet import Kubelet

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from metaproxy.caller import ROLE
 from metaproxy.clusterfacts import NETWORKS
 from metaproxy.findings import CHECKS
+from metaproxy.pods import ROLE
 from metaproxy.trust import trusted
 from tests.chart import test_containers as containers
 from tests.chart.helm import Helm

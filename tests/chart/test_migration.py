@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from metaproxy.caller import ALLOWED_ROLES, PERMITTED, ROLE
 from metaproxy.migration import Peer
+from metaproxy.pods import ALLOWED_ROLES, PERMITTED, ROLE
 from metaproxy.settings import Settings
 from tests.chart.build import Tools
 from tests.cluster.harness import Cluster

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from metaproxy.caller import PERMITTED, ROLE
 from metaproxy.doctor import GROUPS, examined
 from metaproxy.findings import Finding, Verdict
+from metaproxy.pods import PERMITTED, ROLE
 from metaproxy.settings import Settings
 from metaproxy.settingsources import Parser, load_some
 from tests.cluster.harness import Cluster

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from metaproxy.kubeclient import Answer, KubeClient
+from metaproxy.kubeanswers import Answer
+from metaproxy.kubeclient import KubeClient
 from metaproxy.taint import KEY, StartupTaint
 from tests.cluster.harness import Cluster
 from tests.fakes.process import running, until

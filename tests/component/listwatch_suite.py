@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 import pytest
 
-from metaproxy.caller import Directory, Namespace, Pod
+from metaproxy.caller import Directory
 from metaproxy.kube import KubeSource
-from metaproxy.kubeclient import KubeClient, KubeError
+from metaproxy.kubeanswers import KubeError
+from metaproxy.kubeclient import KubeClient
 from metaproxy.listwatch import Timing
+from metaproxy.pods import Namespace, Pod
 from metaproxy.telemetry import Metrics
 
 BOUND = 40.0

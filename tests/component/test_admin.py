@@ -11,8 +11,9 @@ import pytest
 
 from metaproxy.admin import CONNECTIONS, CONNECTIONS_PER_ADDRESS, Admin
 from metaproxy.imds import Request
+from metaproxy.metricnames import REDIRECT_METRICS
 from metaproxy.sockets import listening
-from metaproxy.telemetry import REDIRECT_METRICS, Metrics
+from metaproxy.telemetry import Metrics
 from metaproxy.unixsocket import UnixSocket
 
 KNOWN: Mapping[str, Any] = {"pod": {"namespace": "shop", "name": "web"}}

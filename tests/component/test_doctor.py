@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from metaproxy.caller import EXTERNAL_ID, PERMITTED, ROLE
 from metaproxy.clusterfacts import NETWORKS
 from metaproxy.doctor import GROUPS, NODE_GROUPS, examined, node_examined
 from metaproxy.doctorcluster import PAGE
 from metaproxy.findings import Finding, Verdict, as_document, as_lines
 from metaproxy.peers import PeerRules
+from metaproxy.pods import EXTERNAL_ID, PERMITTED, ROLE
 from metaproxy.settings import Settings
 from metaproxy.settingsources import Parser, load_some
 from metaproxy.trust import trusted

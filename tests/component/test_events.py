@@ -13,8 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from metaproxy import events
-from metaproxy.caller import Pod
 from metaproxy.events import FORBIDDEN_PAUSE, KEPT, KEPT_PER_POD, PAUSE, POD_BURST, REPEAT, WINDOW, EventRecorder
+from metaproxy.pods import Pod
 from metaproxy.telemetry import Metrics
 
 pytestmark = pytest.mark.looptime

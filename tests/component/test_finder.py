@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from metaproxy.caller import ROLE, Directory, Namespace, Pod
+from metaproxy.caller import Directory
 from metaproxy.carriers import Carrier
 from metaproxy.errors import CallerAmbiguous, CallerUnknown, CallerWithdrawn, Masqueraded, MetaproxyError
 from metaproxy.finder import (
@@ -25,6 +25,7 @@ from metaproxy.finder import (
     UNKNOWN_MEMORY,
     Finder,
 )
+from metaproxy.pods import ROLE, Namespace, Pod
 from metaproxy.store import Change
 from metaproxy.telemetry import Metrics
 

@@ -22,7 +22,8 @@ from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
 from metaproxy import kubeaccess, kubeclient
-from metaproxy.kubeclient import KubeClient, KubeError, KubeIdentity, KubeTimeout, KubeUnreachable
+from metaproxy.kubeanswers import KubeError, KubeIdentity, KubeTimeout, KubeUnreachable
+from metaproxy.kubeclient import KubeClient
 from tests.cluster.keys import Keys, make_keys
 from tests.component.listwatch_suite import eventually
 from tests.component.test_listwatch_suite import write_kubeconfig

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from metaproxy.kube import METADATA_LIST, KubeSource
-from metaproxy.kubeclient import KubeClient, KubeError
-from metaproxy.listwatch import HistoryError, ListWatch, Timing, pause_after
+from metaproxy.kubeanswers import KubeError
+from metaproxy.kubeclient import KubeClient
+from metaproxy.listwatch import HistoryError, ListWatch, Timing
 from metaproxy.resources import BREATH
 from metaproxy.status import Watch
 from metaproxy.telemetry import Metrics
+from metaproxy.watchends import pause_after
 from metaproxy.watchlines import LINE_LIMIT, WireError
 from tests.component.listwatch_suite import QUICK, Held, Running, eventually, running
 from tests.component.test_listwatch_suite import FakeWorld, write_kubeconfig

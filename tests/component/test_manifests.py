@@ -13,8 +13,9 @@ import watchfiles
 from structlog.testing import capture_logs
 
 from metaproxy import manifestfiles, manifests
-from metaproxy.caller import Directory, Namespace, Pod
+from metaproxy.caller import Directory
 from metaproxy.manifests import ManifestSource
+from metaproxy.pods import Namespace, Pod
 from metaproxy.telemetry import Metrics
 
 BOUND = 5.0

@@ -10,10 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from metaproxy.broker import Broker
-from metaproxy.caller import ALLOWED_ROLES, EXTERNAL_ID, PERMITTED, ROLE, Directory, Namespace, Pod
+from metaproxy.caller import Directory
 from metaproxy.entitlements import Entitlements
 from metaproxy.errors import IssueError, StsDenied
 from metaproxy.finder import Finder
+from metaproxy.pods import ALLOWED_ROLES, EXTERNAL_ID, PERMITTED, ROLE, Namespace, Pod
 from metaproxy.policy import Grant, Rules
 from metaproxy.prefetch import Prefetch
 from metaproxy.roles import AssumeRole, BaseArn

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from metaproxy.metricnames import REDIRECT_METRICS
 from metaproxy.redirectneighbours import DATAGRAMS, EVERY, Asking
-from metaproxy.telemetry import REDIRECT_METRICS, Metrics
+from metaproxy.telemetry import Metrics
 
 pytestmark = pytest.mark.looptime(noop_cycles=2)
 

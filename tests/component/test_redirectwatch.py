@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
+from metaproxy.metricnames import REDIRECT_METRICS
 from metaproxy.redirectcommands import RedirectError
 from metaproxy.redirectnode import Report
 from metaproxy.redirectplan import Finding
 from metaproxy.redirectwatch import BURST, EVERY, PATIENCE, Watch
-from metaproxy.telemetry import REDIRECT_METRICS, Metrics
+from metaproxy.telemetry import Metrics
 
 pytestmark = pytest.mark.looptime(noop_cycles=2)
 

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from metaproxy import tokens
 from metaproxy.broker import Broker
-from metaproxy.caller import EXTERNAL_ID, IMDS_TOKENS, PERMITTED, ROLE, Directory, Namespace, Pod
+from metaproxy.caller import Directory
 from metaproxy.carriers import Carrier
 from metaproxy.claims import Why
 from metaproxy.entitlements import Entitlements
@@ -26,6 +26,7 @@ from metaproxy.errors import Reason, StsDenied, StsInvalidRequest, StsThrottled,
 from metaproxy.explain import Explainer
 from metaproxy.finder import Finder
 from metaproxy.imds import NONE, VERSIONS, Answer, Profile, Request
+from metaproxy.pods import EXTERNAL_ID, IMDS_TOKENS, PERMITTED, ROLE, Namespace, Pod
 from metaproxy.policy import Denial, Grant, Rules
 from metaproxy.prefetch import Prefetch
 from metaproxy.roles import BaseArn

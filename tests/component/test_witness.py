@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from structlog.testing import capture_logs
 
-from metaproxy import lookout, netlink, witness
+from metaproxy import ear, lookout, netlink, witness
 from metaproxy.carriers import Carrier, Device
 from metaproxy.telemetry import Metrics
 from metaproxy.witness import Witness
@@ -358,8 +358,8 @@ async def test_others_run_between_words(monkeypatch: pytest.MonkeyPatch) -> None
             if heard == 1:
                 asyncio.get_running_loop().call_soon(lambda: turns.append(heard))
 
-        monkeypatch.setattr(b.witness, "_read", count)
-        monkeypatch.setattr(witness, "TURN", 2)
+        monkeypatch.setattr(b.witness._ear, "_heard", count)
+        monkeypatch.setattr(ear, "TURN", 2)
         for _ in range(6):
             b.kernel.say(28, neighbour(MAC))
         await b.sink.until_blind(False, True, False)
@@ -380,7 +380,7 @@ async def test_some_words_at_once_are_no_storm() -> None:
 async def test_more_than_is_read_in_a_turn_is_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others may run while words wait, so nobody is the owner meanwhile."""
     async with bench() as b:
-        monkeypatch.setattr(witness, "TURN", 2)
+        monkeypatch.setattr(ear, "TURN", 2)
         for _ in range(3):
             b.kernel.say(28, neighbour(MAC))
         await b.sink.until_blind(False, True, False)

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from metaproxy.__main__ import main
-from metaproxy.caller import PERMITTED, ROLE
 from metaproxy.findings import CHECKS
+from metaproxy.pods import PERMITTED, ROLE
 from tests.fakes.process import OWN_SECRET, PATIENCE
 from tests.fakes.sts import NODE_KEY, FakeSts
 

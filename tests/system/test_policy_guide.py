@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from metaproxy.errors import Reason
-from metaproxy.telemetry import METRICS
+from metaproxy.metricnames import METRICS
 from tests.fakes.process import running
 from tests.fakes.sts import FakeSts
 from tests.guides import Typed

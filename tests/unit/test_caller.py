@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from metaproxy.caller import PERMITTED, ROLE, Directory, Namespace, Pod
+from metaproxy.caller import Directory
 from metaproxy.carriers import Carrier
 from metaproxy.entitlements import Entitlements
+from metaproxy.pods import PERMITTED, ROLE, Namespace, Pod
 from metaproxy.policy import Grant, Rules
 from metaproxy.roles import BaseArn
 from metaproxy.store import TOMBSTONES, Change

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaproxy import carriers
+from metaproxy import kernelview
 from metaproxy.carriers import Carrier, Seen, Table
 from metaproxy.netlink import Fact, Forwarding, Link, Neighbour, Route
 
@@ -219,7 +219,7 @@ def test_words_of_no_dump_are_nothing() -> None:
 
 def test_a_flood_of_hardware_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pod makes up as many as it likes: what no neighbour has is forgotten, the oldest first."""
-    monkeypatch.setattr(carriers, "FORWARDING", 64)
+    monkeypatch.setattr(kernelview, "FORWARDING", 64)
     table = filled(*BRIDGED, neighbour(A, MAC), forwarding(MAC, PORT))
     for number in range(10_000):
         table.heard(forwarding(number.to_bytes(6), OTHER))
@@ -313,7 +313,7 @@ def test_a_dump_with_words_between_is_the_words_after_it(listed: list[Fact], hea
     table.finish()
     for address in ADDRESSES:
         sight(table, address)
-    said: dict[object, Fact] = {carriers._key(fact): fact for fact in heard if not isinstance(fact, Link)}
+    said: dict[object, Fact] = {kernelview.about(fact): fact for fact in heard if not isinstance(fact, Link)}
     for fact in said.values():
         if isinstance(fact, Neighbour) and fact.hardware and not any(isinstance(each, Link) for each in heard):
             assert table._view.neighbours[fact.link, fact.address] == fact.hardware

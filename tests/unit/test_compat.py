@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaproxy.caller import (
+from metaproxy.clusterfacts import NamespaceFacts, PodFacts
+from metaproxy.compat import REMEDIES, Difference, Why, compat_findings, difference
+from metaproxy.doctorchecks import judged
+from metaproxy.findings import Finding, Verdict
+from metaproxy.migration import MigrationError, Peer
+from metaproxy.peers import PeerRules, crosses, found
+from metaproxy.pods import (
     ALLOWED_ROLES,
     EXTERNAL_ID,
     NAMESPACE_ANNOTATIONS,
@@ -21,12 +27,6 @@ from metaproxy.caller import (
     Namespace,
     Pod,
 )
-from metaproxy.clusterfacts import NamespaceFacts, PodFacts
-from metaproxy.compat import REMEDIES, Difference, Why, compat_findings, difference
-from metaproxy.doctorchecks import judged
-from metaproxy.findings import Finding, Verdict
-from metaproxy.migration import MigrationError, Peer
-from metaproxy.peers import PeerRules, crosses, found
 from metaproxy.policy import Grant, Rules, decide
 from metaproxy.roles import BaseArn
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaproxy.caller import ALLOWED_ROLES, EXTERNAL_ID, PERMITTED, ROLE, Namespace, Pod
 from metaproxy.clusterfacts import NETWORKS, NamespaceFacts, PodFacts, namespace_facts, pod_facts
 from metaproxy.doctorchecks import (
     Judged,
@@ -21,6 +20,7 @@ from metaproxy.doctorchecks import (
 )
 from metaproxy.findings import Finding, Verdict
 from metaproxy.objects import ObjectError
+from metaproxy.pods import ALLOWED_ROLES, EXTERNAL_ID, PERMITTED, ROLE, Namespace, Pod
 from metaproxy.policy import Rules
 from metaproxy.roles import BaseArn
 

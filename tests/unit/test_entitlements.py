@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from metaproxy.caller import IMDS_TOKENS, PERMITTED, ROLE, Directory, Namespace, Pod
+from metaproxy.caller import Directory
 from metaproxy.entitlements import Entitlements
+from metaproxy.pods import IMDS_TOKENS, PERMITTED, ROLE, Namespace, Pod
 from metaproxy.policy import Denial, Grant, Rules
 from metaproxy.roles import BaseArn
 

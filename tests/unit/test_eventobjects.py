@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaproxy.caller import Pod
 from metaproxy.eventobjects import NAME_LIMIT, NOTE_LIMIT, cut, event, event_name, micro_time, series
+from metaproxy.pods import Pod
 
 POD = Pod(uid="u1", namespace="team", name="web-7")
 KEY = ("u1", "NoRole", "no role")

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaproxy import handoverstate
-from metaproxy.caller import PERMITTED, ROLE, Directory, Memory, Namespace, Pod
+from metaproxy.caller import Directory, Memory
 from metaproxy.carriers import Carrier, Lives
 from metaproxy.credentials import Credentials, Secret
 from metaproxy.errors import StsDenied
 from metaproxy.handoverstate import Failure, Held, MisfitError, State, Terms
 from metaproxy.netlink import Link
+from metaproxy.pods import PERMITTED, ROLE, Namespace, Pod
 from metaproxy.roles import AssumeRole, RoleArn
 from metaproxy.typedjson import dump, parse
 

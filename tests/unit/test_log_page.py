@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from metaproxy.errors import Reason
-from metaproxy.telemetry import METRICS, REDIRECT_METRICS
+from metaproxy.metricnames import METRICS, REDIRECT_METRICS
 from tests import guides
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaproxy.caller import ALLOWED_ROLES, PERMITTED, ROLE, Namespace, Pod
 from metaproxy.objects import ObjectError, canonical_address, namespace_from, pod_from, version_of
+from metaproxy.pods import ALLOWED_ROLES, PERMITTED, ROLE, Namespace, Pod
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 KEYS = st.sampled_from(

@@ -10,7 +10,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from metaproxy import patterns
-from metaproxy.caller import (
+from metaproxy.errors import Reason
+from metaproxy.patterns import PatternError, allow_pattern
+from metaproxy.pods import (
     ALLOWED_ROLES,
     EXTERNAL_ID,
     IMDS_TOKENS,
@@ -22,8 +24,6 @@ from metaproxy.caller import (
     Namespace,
     Pod,
 )
-from metaproxy.errors import Reason
-from metaproxy.patterns import PatternError, allow_pattern
 from metaproxy.policy import Denial, Grant, Rules, decide, is_role, tokens_required
 from metaproxy.roles import BaseArn, RoleArn
 

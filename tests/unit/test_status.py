@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from metaproxy import statuspage
 from metaproxy.budget import Spending, TokenBucket
-from metaproxy.caller import ROLE, Pod
 from metaproxy.claims import Why
 from metaproxy.errors import IssueError, Reason, StsDenied, StsUnreachable
+from metaproxy.pods import ROLE, Pod
 from metaproxy.policy import Decision, Denial, Grant
 from metaproxy.roles import AssumeRole, RoleArn
 from metaproxy.status import Address, Agent, Condition, Place, PodFacts, Watch, document, listed

@@ -2,8 +2,9 @@
 
 import re
 
+from metaproxy.metricnames import METRICS
 from metaproxy.settings import Settings
-from metaproxy.telemetry import METRICS, Metrics
+from metaproxy.telemetry import Metrics
 
 UNITS = ("_seconds", "_total", "_info")
 

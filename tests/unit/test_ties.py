@@ -395,7 +395,7 @@ def test_one_device_for_many_pods_changes_nothing() -> None:
     bench.ties.died((7, 1))
     bench.ties.saw({B: None})
     assert (bench.judged(B), bench.ties.losses) == ("q", 1)
-    assert bench.ties._common == set()
+    assert bench.ties._places.common == set()
 
 
 def test_lost_claims_make_no_device_common() -> None:
@@ -407,7 +407,7 @@ def test_lost_claims_make_no_device_common() -> None:
     new = Carrier(link=9, born=3)
     bench.ties.saw({A: new, B: new})
     assert (bench.judged(A), bench.judged(B)) == (Why.LOST, Why.LOST)
-    assert bench.ties._common == set()
+    assert bench.ties._places.common == set()
     bench.read(9, p="first", q="first")
     for address, dead in ((A, "p"), (B, "q")):
         bench.claim(address, Pod(dead), Pod("successor", 10))
@@ -435,7 +435,7 @@ def common() -> Bench:
     bench = tied()
     bench.claim(B, Pod("q"))
     bench.see(B, VETH)
-    assert bench.ties._common == {(7, 1)}
+    assert bench.ties._places.common == {(7, 1)}
     return bench
 
 
@@ -564,7 +564,7 @@ def test_a_device_is_common_until_the_source_says_otherwise(last: str) -> None:
     else:
         bench.claim(B, Pod("q"), Pod("p", 4))
         bench.claim(B, Pod("p", 4), gone=Pod("q"), version=5)
-    assert bench.ties._common == set()
+    assert bench.ties._places.common == set()
     address = B if last == "q" else A
     assert bench.judged(address) == last
     bench.ties.saw({A: None, B: None})
@@ -649,5 +649,5 @@ def test_addresses_that_nobody_claims_are_remembered_up_to_a_bound(monkeypatch: 
         bench.claim(address, Pod(f"p{number}"))
         bench.see(address, sight)
         bench.claim(address, gone=Pod(f"p{number}"), version=number)
-    assert len(bench.ties.addresses) == len(bench.ties._at) == 8
+    assert len(bench.ties.addresses) == len(bench.ties._places.at) == 8
     assert "10.0.1.99" in bench.ties.addresses

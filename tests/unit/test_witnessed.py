@@ -8,9 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from metaproxy.caller import Directory, Pod
+from metaproxy.caller import Directory
 from metaproxy.carriers import Carrier
 from metaproxy.claims import Why
+from metaproxy.pods import Pod
 from tests.unit.witnessed import ADDRESSES, BRIDGED, THIEF, TWINS, World
 
 EVERY = st.sampled_from([*ADDRESSES, THIEF])
@@ -137,8 +138,8 @@ def size(world: World) -> int:
         for held in (
             ties._points,
             ties._idle,
-            ties._at,
-            ties._common,
+            ties._places.at,
+            ties._places.common,
             ties._tenancy.tenants,
             ties._tenancy.ports,
             ties._unsettled,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaproxy import yamlobjects
-from metaproxy.caller import ROLE
+from metaproxy.pods import ROLE
 from metaproxy.yamlobjects import Contents, ManifestError, parse
 
 JSON = b"""{"apiVersion": "v1", "kind": "List", "items": [

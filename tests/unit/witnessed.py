@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from metaproxy import handoverstate
-from metaproxy.caller import ROLE, Directory, Pod
+from metaproxy.caller import Directory
 from metaproxy.carriers import Seen, Table
 from metaproxy.handoverstate import State, Terms
 from metaproxy.netlink import Fact, Forwarding, Link, Neighbour, Route
+from metaproxy.pods import ROLE, Pod
 
 BRIDGE = 1
 ROUTED = ("10.0.0.1", "10.0.0.2")
