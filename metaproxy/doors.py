@@ -146,7 +146,7 @@ def _keepers(addresses: Iterable[Address]) -> str:
     users = sorted({each.uid for each in held})
     whose = f"held by user {' and '.join(map(str, users))}" if users else "held by somebody"
     if users == [os.geteuid()]:
-        whose += ", which is ours"
+        whose += ", which is ours: maybe an agent with another --handover.socket"
     ports = " or ".join(
         f"sport = :{port}" for port in sorted({each.port for each in held} or {*dict(addresses).values()})
     )

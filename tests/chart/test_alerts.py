@@ -83,6 +83,9 @@ SERIES = {
     "held": 'metaproxy_credentials_cached{instance="a"}',
     "wanted": 'metaproxy_credentials_wanted{instance="a"}',
     "refused": 'metaproxy_http_requests_total{instance="a",route="list",method="GET",code="403",reason="NotPermitted"}',
+    "read": 'metaproxy_http_requests_total{instance="a",route="item",method="GET",code="403",reason="NotPermitted"}',
+    "failed": 'metaproxy_http_requests_total{instance="a",route="list",method="GET",code="503",reason="StsPending"}',
+    "unaccepted": 'metaproxy_http_accept_failures_total{instance="a",reason="EMFILE"}',
     "given": 'metaproxy_http_requests_total{instance="a",route="list",method="GET",code="200",reason=""}',
     "place": 'metaproxy_redirect_in_place{instance="a"}',
     "repairs": 'metaproxy_redirect_repairs_total{instance="a",part="rules"}',
@@ -99,6 +102,9 @@ CALM = {
     "held": "5x30",
     "wanted": "5x30",
     "refused": "0+1x30",
+    "read": "0x30",
+    "failed": "0x30",
+    "unaccepted": "0x30",
     "given": "0+600x30",
     "place": "1x30",
     "repairs": "2x30",
@@ -116,6 +122,7 @@ STORMS = [
     ("MetaproxyCredentialsFailing", {"denied": "0+2x30"}),
     ("MetaproxyCredentialsNearExpiry", {"life": "1800-60x30"}),
     ("MetaproxyDenials", {"refused": "0+60x30"}),
+    ("MetaproxyDenials", {"unaccepted": "0+1x30"}),
     ("MetaproxyRedirectBroken", {"place": "1x15 0x15"}),
     ("MetaproxyRedirectBroken", {"repairs": "0+1x30"}),
 ]
@@ -144,6 +151,70 @@ def test_calm(tools: Tools, alerts: dict[str, dict[str, Any]], changes: dict[str
 def test_storm(tools: Tools, alerts: dict[str, dict[str, Any]], name: str, changes: dict[str, str]) -> None:
     """Each fires for what it is about, and no other does."""
     assert firing(tools, alerts, changes) == {name}
+
+
+UNTIL = 34 * 60
+"""Seconds for which alerts are looked at below."""
+
+EDGES: list[tuple[str, dict[str, str], int | None]] = [
+    ("MetaproxyDown", {"up": "1x15 0x30"}, 21),
+    ("MetaproxyDown", {"up": "1x15 0x4 1x30"}, None),
+    ("MetaproxyWatchStale", {"synced": "1x15 0x30"}, 21),
+    ("MetaproxyWatchStale", {"synced": "1x15 0x4 1x30"}, None),
+    ("MetaproxyWatchStale", {"event": "0+60x15 900x30"}, 31),  # ten minutes after 15 nothing was heard for too long
+    ("MetaproxyWatchStale", {"event": "0+60x15 900x14 1800+60x30"}, None),
+    ("MetaproxyWatchStale", {"restarts": "3x15 13x30"}, 21),
+    ("MetaproxyWatchStale", {"restarts": "3x15 12x30"}, None),
+    ("MetaproxyCredentialsFailing", {"denied": "7x15 8+1x30"}, 31),
+    ("MetaproxyCredentialsFailing", {"denied": "7x15 8x13 9x13 10x13"}, 31),  # one failure in fourteen minutes
+    ("MetaproxyCredentialsFailing", {"denied": "7x15 8x0 9x30"}, None),
+    ("MetaproxyCredentialsNearExpiry", {"life": "1800-60x30"}, 21),
+    ("MetaproxyCredentialsNearExpiry", {"life": "899x30"}, 5),
+    ("MetaproxyCredentialsNearExpiry", {"life": "900x30"}, None),
+    ("MetaproxyCredentialsNearExpiry", {"life": "1800x15 899x4 1800x30"}, None),
+    ("MetaproxyCredentialsNearExpiry", {"life": "0x30", "held": "0x30"}, None),
+    ("MetaproxyCredentialsNearExpiry", {"life": "0x30", "wanted": "0x30"}, None),
+    ("MetaproxyDenials", {"refused": "0+31x40"}, 20),  # after ten minutes it is known, and after ten more it fires
+    ("MetaproxyDenials", {"refused": "0+30x40"}, None),
+    ("MetaproxyDenials", {"failed": "0+31x40"}, 20),
+    ("MetaproxyDenials", {"refused": "0+15x40", "read": "0+16x40"}, 20),  # by the reason, whatever the route
+    ("MetaproxyDenials", {"refused": "0+15x40", "failed": "0+16x40"}, None),
+    ("MetaproxyDenials", {"refused": "0+60x9 600x40"}, None),
+    ("MetaproxyDenials", {"unaccepted": "0x15 1+1x30"}, 26),
+    ("MetaproxyDenials", {"unaccepted": "0x15 1x30"}, None),
+    ("MetaproxyRedirectBroken", {"place": "1x15 0x30"}, 17),
+    ("MetaproxyRedirectBroken", {"place": "1x15 0x0 1x30"}, None),
+    ("MetaproxyRedirectBroken", {"repairs": "2x15 5x30"}, 17),
+    ("MetaproxyRedirectBroken", {"repairs": "2x15 4x30"}, None),
+]
+"""On either side of each alert's bounds: the minute at which it fires first, if it does.
+
+An increase is what Prometheus makes of a quarter of an hour's fifteen samples: a fourteenth more than was counted.
+"""
+
+
+@pytest.mark.parametrize(("name", "changes", "first"), EDGES, ids=lambda part: str(part)[:50])
+def test_edges(
+    tools: Tools, alerts: dict[str, dict[str, Any]], name: str, changes: dict[str, str], first: int | None
+) -> None:
+    """It fires as late, and for as little, as it says; and then it says where and what, with nothing left blank."""
+    alert = alerts[name]
+    question = {**{key: alert[key] for key in ("expr", "for", "annotations")}, "load": load(changes), "at": UNTIL}
+    [told] = ask(tools, [question])
+    assert told["error"] == ""
+    firing = [second // 60 for second in told["firing"] or []]
+    assert firing[:1] == ([] if first is None else [first])
+    for said in told["said"] or []:
+        assert " on a " in said["summary"].replace(":", " ")
+        assert [text for text in said.values() if re.search(r"^\s|\s$|\s\s|[<{]", text)] == []
+
+
+@pytest.mark.parametrize("reason", ["refused", "lost", "silence"])
+def test_watches_that_begin_anew_for_each_reason(tools: Tools, alerts: dict[str, dict[str, Any]], reason: str) -> None:
+    """Each that is no ordinary end counts."""
+    series = load({"restarts": "0+1x30"}).replace('reason="refused"', f'reason="{reason}"')
+    [told] = ask(tools, [{"expr": alerts["MetaproxyWatchStale"]["expr"], "load": series, "at": 1_740}])
+    assert [each["reason"] for each in told["found"] or []] == [reason]
 
 
 def test_alerts_can_be_left_out(helm: Helm) -> None:

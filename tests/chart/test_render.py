@@ -160,6 +160,44 @@ def test_the_pods_of_the_release_pass_the_policies(helm: Helm) -> None:
     assert names == ["kube-system", "elsewhere"]
 
 
+LONG = "a" * 61
+
+NAMES: list[tuple[str, dict[str, str], str]] = [
+    ("metaproxy", {}, "metaproxy"),
+    ("edge", {}, "edge-metaproxy"),
+    ("my-metaproxy-2", {}, "my-metaproxy-2"),
+    ("edge", {"nameOverride": "imds"}, "edge-imds"),
+    ("edge-imds", {"nameOverride": "imds"}, "edge-imds"),
+    ("metaproxy", {"nameOverride": "imds"}, "metaproxy-imds"),
+    ("metaproxy", {"fullnameOverride": "mine"}, "mine"),
+    ("metaproxy", {"fullnameOverride": "mine", "nameOverride": "imds"}, "mine"),
+    ("edge", {"fullnameOverride": f"{LONG}bcd"}, f"{LONG}bc"),
+    ("edge", {"fullnameOverride": f"{LONG}--b"}, LONG),
+    ("edge", {"nameOverride": LONG}, f"edge-{LONG[:58]}"),
+    ("edge", {"nameOverride": f"{LONG[:57]}-b"}, f"edge-{LONG[:57]}"),
+]
+
+
+@pytest.mark.parametrize(("release", "values", "name"), NAMES, ids=range(len(NAMES)))
+def test_names(helm: Helm, release: str, values: dict[str, str], name: str) -> None:
+    """The release's and the chart's name, once if one is in the other; 63 characters at most, and no dash at the end.
+
+    All objects have it, by itself or with an end of their own; pods are found by the chart's name and the release's.
+    """
+    kinds = ("serviceMonitor", "podMonitor", "prometheusRule", "grafanaDashboard")
+    on = {f"{kind}.enabled": True for kind in kinds} | {"config.node.remove_startup_taint": True}
+    objects = helm.with_values({**on, **values}, release=release)
+    ends = {"metrics", "dashboard", "role-list", "nodes"}
+    found = {each["metadata"]["name"] for each in objects}
+    assert found == {name, *(f"{name[: 62 - len(end)].rstrip('-')}-{end}" for end in ends)}
+    assert max(map(len, found)) <= 63
+    selector = only(objects, "DaemonSet")["spec"]["selector"]["matchLabels"]
+    chart = values.get("nameOverride", "metaproxy")[:63].rstrip("-")
+    assert (selector["app.kubernetes.io/name"], selector["app.kubernetes.io/instance"]) == (chart, release)
+    assert selector.items() <= only(objects, "DaemonSet")["spec"]["template"]["metadata"]["labels"].items()
+    assert only(objects, "Service")["spec"]["selector"].items() <= selector.items()
+
+
 # ---- settings
 
 

@@ -1,15 +1,26 @@
+{{/* What a name may be at most, of which no dash is left at the end. */}}
+{{- define "metaproxy.cut" -}}
+{{- regexReplaceAll "-+$" (trunc 63 .) "" }}
+{{- end }}
+
 {{- define "metaproxy.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- include "metaproxy.cut" (default .Chart.Name .Values.nameOverride) }}
 {{- end }}
 
 {{- define "metaproxy.fullname" -}}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- include "metaproxy.cut" .Values.fullnameOverride }}
 {{- else if contains (include "metaproxy.name" .) .Release.Name }}
-{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- include "metaproxy.cut" .Release.Name }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name (include "metaproxy.name" .) | trunc 63 | trimSuffix "-" }}
+{{- include "metaproxy.cut" (printf "%s-%s" .Release.Name (include "metaproxy.name" .)) }}
 {{- end }}
+{{- end }}
+
+{{/* The name of an object beside the DaemonSet: of (list . "metrics"). The end tells them apart, so it is never cut. */}}
+{{- define "metaproxy.beside" -}}
+{{- $end := index . 1 }}
+{{- printf "%s-%s" (include "metaproxy.fullname" (index . 0) | trunc (sub 62 (len $end) | int) | trimAll "-") $end }}
 {{- end }}
 
 {{- define "metaproxy.namespace" -}}
@@ -118,6 +129,7 @@ name: {{ .name }}
 image: {{ include "metaproxy.image" (dict "image" $.Values.redirect.image "chart" $.Chart) }}
 imagePullPolicy: {{ $.Values.redirect.image.pullPolicy }}
 command: [metaproxy, redirect, {{ .verb }}]
+terminationMessagePolicy: FallbackToLogsOnError
 env:
 - name: METAPROXY_CONFIG
   value: /etc/metaproxy/config.yaml
