@@ -1,6 +1,6 @@
 """Which claims to an address count after a loss, by what was written since.
 
-Knows: a claim, what is known of an address, and when a claim is newer than the loss of a carrier.
+Knows: a claim, what is known of an address, what a loss leaves of that, and when a claim is newer than it.
 Must not know: how claims are learnt, what carries what, the clock.
 
 What is newer than the loss? That something arrives after it says nothing: a watch may be late. A consistent read of the
@@ -84,6 +84,25 @@ class Point:
     proof: Mapping[str, str] = field(default_factory=dict)
     stale: set[str] = field(default_factory=set)
     anonymous: bool = False
+
+    def lose(self, number: int, claims: Sequence[Claim]) -> None:
+        """What the address was last seen at is lost, while these claimed it; the loss has that number."""
+        self.anonymous |= self.last != self.tied
+        self.last, self.broken = None, self.uid != ""
+        self.loss, self.fence = number, None
+        self.stale, self.proof = {claim.uid for claim in claims}, {}
+
+    def end(self, owner: Claim, number: int, version: int, claims: Sequence[Claim]) -> None:
+        """The owner's claim is over by the source's word of that version, whatever the kernel still shows.
+
+        It is a loss with that number; `claims` are those that there are still.
+        """
+        # Who had lost the address to this one does not get it back by that.
+        lost = {each.uid for each in claims if each.uid in self.stale and not counts(self, each)}
+        self.loss, self.broken = number, True
+        self.fence = None if self.fence is None else max(self.fence, version)
+        proof = {uid: said for uid, said in self.proof.items() if uid in lost}
+        self.stale, self.proof = lost, {**proof, owner.uid: owner.observed}
 
 
 def best(claims: Sequence[ClaimT]) -> list[ClaimT]:

@@ -131,11 +131,10 @@ class Finder:
                 remedy="a pod without hostNetwork was masqueraded on its way: the operator should exclude the metadata "
                 "address from masquerading; a hostNetwork pod uses the node's role",
             )
-        begun = asyncio.get_running_loop().time()
-        found = await self._waited(address, begun, deadline)
-        self._metrics.histogram("caller_wait_seconds", outcome="found" if found else "unknown").observe(
-            asyncio.get_running_loop().time() - begun
-        )
+        loop = asyncio.get_running_loop()
+        found = await self._waited(address, begun := loop.time(), deadline)
+        outcome = "found" if found else "unknown"
+        self._metrics.histogram("caller_wait_seconds", outcome=outcome).observe(loop.time() - begun)
         if found is not None:
             return found
         if (why := self._directory.withdrawn(address)) is not None:

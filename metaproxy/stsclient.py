@@ -191,6 +191,7 @@ class StsClient:
             access_key_id=access_key_id,
             secret_access_key=Secret(secret),
             session_token=Secret(token) if token else None,
+            method=self._found.method,
         )
 
     def forget(self) -> None:

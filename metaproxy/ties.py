@@ -146,7 +146,9 @@ class Ties(Generic[ClaimT]):
                 return {address}
             point = self._points[address] = Point()
         if gone is not None and gone.uid == point.uid:
-            self._end(address, point, gone, version)
+            if not point.broken:
+                point.end(gone, self._number(), version, self._claims(address))
+            point.stale.add(gone.uid)
         self._places.unmark(point.sight)
         concerned = {address, *self._places.beside(point.sight), *self._places.beside(point.tied), *self._unsettled}
         if claims:
@@ -262,18 +264,6 @@ class Ties(Generic[ClaimT]):
         point.uid, point.tied, point.broken, point.anonymous = claim.uid, point.sight, False, False
         return [claim]
 
-    def _end(self, address: str, point: Point, claim: ClaimT, version: int) -> None:
-        """The owner's claim is over by the source's word, whatever the kernel still shows."""
-        if not point.broken:
-            # Who had lost the address to this one does not get it back by that.
-            claims = self._claims(address)
-            lost = {each.uid for each in claims if each.uid in point.stale and not counts(point, each)}
-            point.loss, point.broken = self._number(), True
-            point.fence = None if point.fence is None else max(point.fence, version)
-            proof = {uid: said for uid, said in point.proof.items() if uid in lost}
-            point.stale, point.proof = lost, {**proof, claim.uid: claim.observed}
-        point.stale.add(claim.uid)
-
     def _leave(self, address: str, point: Point) -> None:
         """The address is not where it was last: a loss, unless that is a common device."""
         if not self._places.is_common(point.last):
@@ -285,10 +275,7 @@ class Ties(Generic[ClaimT]):
 
     def _lose(self, address: str, point: Point) -> None:
         self.moved.add(address)
-        point.anonymous |= point.last != point.tied
-        point.last, point.broken = None, point.uid != ""
-        point.loss, point.fence = self._number(), None
-        point.stale, point.proof = {claim.uid for claim in self._claims(address)}, {}
+        point.lose(self._number(), self._claims(address))
 
     def _number(self) -> int:
         self.losses += 1

@@ -101,6 +101,31 @@ def test_another_user_finds_a_folder_of_its_own(helm: Helm, tmp_path: Path) -> N
     assert agent.returncode == 0, agent.stderr
 
 
+GOES = """
+import os, sys
+real = os.scandir
+def scandir(place):
+    found = [*real(place)]
+    for each in found:
+        if each.name == sys.argv[1]:
+            os.unlink(each)
+    return found
+os.scandir = scandir
+exec(sys.argv[2])
+"""
+
+
+def test_what_goes_meanwhile_is_gone(helm: Helm, tmp_path: Path) -> None:
+    """The former agent ends while the folder is looked through: the pod starts all the same, and the rest is gone."""
+    node = kubelet(helm.objects(), tmp_path)
+    for name in ("aside", "goes", "left"):
+        (node.volumes["state"] / name).touch()
+    [*_, script] = node.container("folder")["command"]
+    done = node.run("folder", command=["python3", "-c", GOES, "goes", script])
+    assert done.returncode == 0, done.stderr
+    assert list(node.volumes["state"].iterdir()) == []
+
+
 PLACES = ["/x", "/etc/x", "/etc/metaproxy/config.yaml", "/usr/x"]
 WRITE = """
 import sys

@@ -12,6 +12,8 @@ Must not know: the course of a situation.
 
 import argparse
 import asyncio
+import os
+import resource
 import sys
 import tempfile
 import time
@@ -24,12 +26,14 @@ from pathlib import Path
 from tests.conformance import redirected, registry, results
 from tests.conformance.calls import Calls
 from tests.conformance.cell import Cell
+from tests.conformance.lateness import TOLD, Lateness
 from tests.conformance.post import Post
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client, Installed
-from tests.conformance.results import Call, Expected, Got, Result
+from tests.conformance.results import Call, Expected, Got, Result, Run
 from tests.conformance.situations import REDIRECTED, SITUATIONS, Situation
 from tests.conformance.stage import Stage
+from tests.conformance.tally import Tally
 from tests.fakes.sts import FakeSts
 from tests.fakes.upstream_imds import FakeUpstream
 
@@ -65,11 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     clients = [replace(client, version=installed.versions.get(client.name, client.version)) for client in wanted]
     present = [client for client in clients if client.name not in installed.missing]
-    outcomes, wrong = ([], []) if options.install else _outcomes(present, options)
+    outcomes, wrong, run = ([], [], None) if options.install else _outcomes(present, options)
     outcomes += [_missing(client) for client in clients if client not in present]
     if options.write:
-        kept = {} if not (options.client or options.situation) else results.read()
-        results.write(list((kept | {one.key: one for one in outcomes}).values()))
+        whole = not (options.client or options.situation)
+        kept = {} if whole else results.read()
+        results.write(list((kept | {one.key: one for one in outcomes}).values()), run if whole else results.read_run())
     elif not (options.latest or options.install):
         wrong += results.differences([one for one in outcomes if one.got is not Got.MISSING], results.read())
     wrong += _said_of_missing({one.name: installed.missing[one.name] for one in clients if one not in present}, excused)
@@ -97,25 +102,49 @@ def _options(arguments: Sequence[str] | None, clients: Sequence[str]) -> argpars
     return options
 
 
-def _outcomes(clients: Sequence[Client], options: argparse.Namespace) -> tuple[list[Result], list[str]]:
-    """Run the cells of these clients; what came of each, and what is wrong with it."""
+def _outcomes(clients: Sequence[Client], options: argparse.Namespace) -> tuple[list[Result], list[str], Run]:
+    """Run the cells of these clients; what came of each, what is wrong with it, and what all of it took."""
     situations = [one for one in SITUATIONS.values() if not options.situation or one.name in options.situation]
+    cells = [(situation, tokens, client) for situation in situations for tokens in TOKENS for client in clients]
+    cells.sort(key=lambda cell: -cell[0].seconds(cell[2].name))
     jobs = [
         Job(number=number, client=client, situation=situation, tokens=tokens)
-        for number, (situation, tokens, client) in enumerate(
-            (situation, tokens, client)
-            for situation in sorted(situations, key=lambda one: -one.seconds)
-            for tokens in TOKENS
-            for client in clients
-        )
+        for number, (situation, tokens, client) in enumerate(cells)
     ]
-    began = time.monotonic()
-    outcomes, wrong = asyncio.run(_run(jobs, verbose=options.verbose))
-    for tokens in TOKENS if not options.situation or set(options.situation) & set(redirected.ROUTES) else ():
+    began, used, load = time.monotonic(), _cpu_seconds(), os.getloadavg()[0]
+    tally = Tally()
+    outcomes, wrong = asyncio.run(_run(jobs, tally, verbose=options.verbose))
+    behind = not options.situation or not set(redirected.ROUTES).isdisjoint(options.situation)
+    if behind and tally.over:
+        wrong.append("real redirect: it was left out, as too many cells came to nothing before")
+    for tokens in TOKENS if behind and not tally.over else ():
         judge = partial(_judge_redirected, tokens, outcomes, wrong, options.verbose)
-        asyncio.run(redirected.run(clients, tokens, judge))
-    print(f"==== {len(outcomes)} cells within {time.monotonic() - began:.0f} s", flush=True)
-    return outcomes, wrong
+        try:
+            asyncio.run(redirected.run(clients, tokens, judge))
+        except Exception as error:  # noqa: BLE001  what has been found so far must not be lost
+            wrong.append(f"real redirect, {tokens}: it could not be played to its end: {_words(error)}")
+    wrong.extend(tally.words())
+    run = Run(
+        cells=len(outcomes),
+        seconds=round(time.monotonic() - began),
+        cpu_seconds=round(_cpu_seconds() - used),
+        cores=len(os.sched_getaffinity(0)),
+        load=round(load, 1),
+    )
+    print(f"==== {run.words}", flush=True)
+    return outcomes, wrong, run
+
+
+def _cpu_seconds() -> float:
+    """What this process and those that it has waited for have used of the machine's cores."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_words(one) for one in error.exceptions)
+    return f"{type(error).__name__}: {str(error)[:500]}"
 
 
 def _missing(client: Client) -> Result:
@@ -137,17 +166,17 @@ def _say_what_is_newest(pinned: Sequence[Client], installed: Installed) -> None:
         print(f"LATEST: {client.name}: {client.version} is pinned, {version or 'none'} was tried{kept}", flush=True)
 
 
-async def _run(jobs: Sequence[Job], *, verbose: bool) -> tuple[list[Result], list[str]]:
+async def _run(jobs: Sequence[Job], tally: Tally, *, verbose: bool) -> tuple[list[Result], list[str]]:
     """Play all of them, so many at once; what came of each, and what is wrong with it."""
     outcomes: list[Result] = []
     wrong: list[str] = []
     waiting = deque(jobs)
+    lateness = Lateness()
     with tempfile.TemporaryDirectory(prefix="metaproxy-matrix-") as name:
         async with (
             FakeSts() as sts,
             FakeUpstream() as upstream,
             Stage(Path(name), sts, upstream.url) as stage,
-            asyncio.TaskGroup() as group,
         ):
 
             async def work(number: int) -> None:
@@ -155,17 +184,27 @@ async def _run(jobs: Sequence[Job], *, verbose: bool) -> tuple[list[Result], lis
                     while waiting:
                         # From both ends: those that mostly wait leave the machine to those that do not.
                         job = waiting.popleft() if number % 2 else waiting.pop()
-                        result, faults = await _play(stage, post, job, verbose=verbose)
+                        if not tally.plays(job.client.name):
+                            continue
+                        began = asyncio.get_running_loop().time()
+                        result, faults = await _play(stage, post, job, tally, verbose=verbose)
+                        if faults:
+                            print(f"     the machine was late by {lateness.worst(began):.2f} s meanwhile", flush=True)
                         outcomes.append(result)
                         wrong.extend(f"{', '.join(result.key)}: {fault}" for fault in faults)
 
-            for number in range(POSTS):
-                group.create_task(work(number), name=f"post {number}")
+            looking = asyncio.create_task(lateness.run(), name="lateness")
+            async with asyncio.TaskGroup() as group:
+                for number in range(POSTS):
+                    group.create_task(work(number), name=f"post {number}")
+            looking.cancel()
         wrong.extend(f"agent: it ended with {code}: {log}" for code, log in stage.codes if code)
+    late = f"the machine was late by {lateness.worst():.2f} s at most"
+    print(f"==== {late}, and by more than {TOLD} s in {len(lateness.seen)} of {lateness.looks} looks", flush=True)
     return outcomes, wrong
 
 
-async def _play(stage: Stage, post: Post, job: Job, *, verbose: bool) -> tuple[Result, list[str]]:
+async def _play(stage: Stage, post: Post, job: Job, tally: Tally, *, verbose: bool) -> tuple[Result, list[str]]:
     client, situation = job.client, job.situation
     cell = Cell(stage, post, client, number=job.number, tokens=job.tokens, region=situation.region)
     broken = []
@@ -173,9 +212,11 @@ async def _play(stage: Stage, post: Post, job: Job, *, verbose: bool) -> tuple[R
         async with stage.turns:
             await situation.play(cell)
     except Exception as error:  # noqa: BLE001  one cell that cannot be played must not cost the outcome of all others
-        broken = [f"it could not be played: {type(error).__name__}: {str(error)[:500]}"]
+        broken = [f"it could not be played: {_words(error)}"]
     finally:
         await cell.close()
+    if broken or any(call.got is Got.HUNG for call in cell.calls):
+        tally.lose(client.name)
     if broken:
         print(f"---- {client.name}, {situation.name}, {job.tokens}: {broken[0]}", flush=True)
         calls = cell.calls or [Call(Got.NOTHING)]
@@ -201,7 +242,8 @@ def _judged(
     if verbose or faults:
         print(f"---- {', '.join(result.key)}: {result}", flush=True)
         for call in calls:
-            print(f"     {call.got} after {call.seconds:.2f} s, {call.requests}\n     {call.said[-1500:]}", flush=True)
+            asked = "".join(f"\n     {request}" for request in call.requests)
+            print(f"     {call.got} after {call.seconds:.2f} s{asked}\n     {call.said[-1500:]}", flush=True)
     return result, faults
 
 

@@ -30,7 +30,7 @@ REGIONS = frozenset({REGION, FOUND})
 """In which a client that asks nobody may make its calls when it was told no region: clients of S3 take one for granted.
 """
 
-HANG = 100.0
+HANG = 60.0
 """Seconds after which a call that has not ended is taken for one that never will."""
 
 AGAIN = 2
@@ -64,7 +64,7 @@ class Calls:
         self._namespace, self._more = namespace, {**told, **(environment or {})}
         found = frozenset({FOUND}) if client.finds_region else REGIONS
         traffic.proofs.regions = frozenset({region}) if region else found
-        self._owner = re.compile(owner)
+        self._owner, self._refusal = re.compile(owner), re.compile(client.refusal)
         self._folder_of_home = tempfile.TemporaryDirectory(prefix="metaproxy-client-")
         self.home = self._folder_of_home.name
         self._process: asyncio.subprocess.Process | None = None
@@ -115,7 +115,7 @@ class Calls:
 
     async def _call(self, step: int) -> Call:
         seen, proved = len(self.traffic.requests), len(self.traffic.proofs.keys)
-        denied, shown = len(self.traffic.proofs.refused), self.traffic.shown
+        denied = len(self.traffic.proofs.refused)
         loop = asyncio.get_running_loop()
         asked = loop.time()
         try:
@@ -123,9 +123,11 @@ class Calls:
                 call = await (self._run_tool() if self.client.kind == "tool" else self._ask_program(step))
         except TimeoutError:
             call = Call(Got.HUNG)
-        call.requests, call.shown = self.traffic.requests[seen:], self.traffic.shown - shown
+        call.requests = self.traffic.requests[seen:]
         begun = self.traffic.began if step == 1 and self.traffic.began else asked
         call.seconds = loop.time() - begun
+        if call.got is Got.REFUSED and not self._refusal.search(call.said):
+            call.got = Got.BROKEN
         if call.got is Got.CREDENTIALS:
             call.got, call.role = self._believed(self.traffic.proofs.keys[proved:])
         if refused := self.traffic.proofs.refused[denied:]:

@@ -14,17 +14,21 @@ from datetime import datetime
 from pathlib import Path
 
 from metaproxy.errors import Reason
+from metaproxy.server import HOLD
 from tests.conformance.calls import REGION, Calls
+from tests.conformance.exchanges import OK, UNAUTHORIZED, Step
 from tests.conformance.post import Post, Traffic
 from tests.conformance.registry import Client
 from tests.conformance.results import STATUS
-from tests.conformance.stage import Node, Stage
+from tests.conformance.stage import PATIENCE, Node, Stage
+from tests.fakes import sts
 from tests.fakes.process import ROLES, until
-from tests.fakes.sts import Step
 
 ACCOUNT = "123456789012"
-OK, UNAUTHORIZED = 200, 401
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+SOONEST = 0.95
+"""The part of a hold that must have passed when the agent tells a client to come again."""
 
 TOKEN_LIFE = 21_600
 """Seconds: what SDKs ask for."""
@@ -81,7 +85,7 @@ class Cell(Calls):
         aside.write_text(text)
         aside.rename(self._node.pods / f"{self._name}.yaml")
 
-    def script(self, *steps: Step, then: Step | None = None, role: str = "a") -> None:
+    def script(self, *steps: sts.Step, then: sts.Step | None = None, role: str = "a") -> None:
         """What STS does with the next requests for a role of the cell's, and with all after them."""
         self.stage.sts.script(*steps, role=self.role(role))
         if then is not None:
@@ -102,10 +106,24 @@ class Cell(Calls):
         await self._told(f"{self._name}-{role}", lambda status, body: status == OK and f"{self._name}-{role}" in body)
 
     async def refused(self, reason: Reason) -> None:
-        """Wait until the agent refuses the pod for this reason, and see that it does so with the status that is due."""
-        await self._told(reason.value, lambda status, body: status != OK and reason.value in body)
-        status, _ = await self._asked(ROLES)
-        assert status == STATUS[reason], f"{reason} is told with {status}"
+        """Wait until the agent refuses credentials to the pod for this reason, whatever role is guessed.
+
+        That it refuses the role list too is for the client to see.
+        """
+        own = f"{ROLES}{self._name}-a"
+        await self._told(reason.value, lambda status, body: status != OK and reason.value in body, own)
+        # A pod that may have its role, if only STS would give it, may know that another is not its own.
+        for path in (own,) if reason is Reason.STS_DENIED else (own, f"{ROLES}admin"):
+            told = await self._asked(path)
+            assert told[0] == STATUS[reason], f"{path}: {told}"
+            assert reason.value in told[1], f"{path}: {told}"
+
+    def was_held(self) -> None:
+        """See that the first request for the role list waited as long as a request may, or as its client does."""
+        first = next((one for one in self.traffic.requests if one.step is Step.LIST), None)
+        assert first is not None, "the client has asked for no role list"
+        held = first.status == STATUS[Reason.STS_PENDING] and first.after > SOONEST * HOLD
+        assert held or not first.status, f"nobody held this: {first}"
 
     async def renewed(self) -> None:
         """Wait until the agent has asked STS once more for what it serves."""
@@ -118,11 +136,15 @@ class Cell(Calls):
         assert _DATE.fullmatch(told), f"{told} is no date that all clients read"
         return datetime.fromisoformat(told).timestamp() - time.time()
 
-    async def _told(self, what: str, reached: Callable[[int, str], bool]) -> None:
-        async def told() -> bool:
-            return reached(*await self._asked(ROLES))
+    async def _told(self, what: str, reached: Callable[[int, str], bool], path: str = ROLES) -> None:
+        token = await self.token()
 
-        await until(f"{self._name} is told {what}", told, self._node.agent.log)
+        async def told() -> bool:
+            return reached(*await self._asked(path, token))
+
+        # Many look at once, and what they take of the machine clients do not have.
+        explain = self._node.agent.log
+        await until(f"{self._name} is told {what}", told, explain, patience=PATIENCE, longest=0.5)
 
     async def token(self) -> str:
         """A session token of the pod."""

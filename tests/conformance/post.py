@@ -9,8 +9,8 @@ them is led to the agent from the pod's address, as the redirect of a node does.
 
 import asyncio
 import contextlib
-import re
 import socket
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,53 +19,47 @@ from typing import Self
 from aiohttp import web
 
 from metaproxy.addresses import METADATA_IPV4, METADATA_IPV6
+from tests.conformance.exchanges import Exchange, Heads, Statuses, Step, requested
 from tests.conformance.proving import Proofs, Prover
 from tests.network.lab.namespaces import Namespace
 
 PROVE_AT = ("127.0.0.1", 8080)
-LIST = "/iam/security-credentials"
-_TOKEN = re.compile(r"\r\nx-aws-ec2-metadata-token: *[^ \r]", re.IGNORECASE)
 
 
 @dataclass
 class Traffic:
     """What one client did: where it is led, its requests so far, how it proved itself.
 
-    `shown` counts the requests with a session token. `began` is the loop's time of the first request; the events are
-    set by the first request, and by the first for the role list.
+    `began` is the loop's time of the first request. The events are set by the first request, by the first for the role
+    list, and when that one has its answer or its connection has ended without.
     """
 
     pod: str
     agent: tuple[str, int]
-    requests: list[str] = field(default_factory=list)
-    shown: int = 0
+    requests: list[Exchange] = field(default_factory=list)
     proofs: Proofs = field(default_factory=Proofs)
     began: float = 0.0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     listed: asyncio.Event = field(default_factory=asyncio.Event)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def saw(self, head: str) -> None:
+    def saw(self, head: str) -> Exchange:
         """A request with this head goes to the agent now."""
-        line = head.split("\r\n", 1)[0]
+        request = requested(head)
+        request.asked = asyncio.get_running_loop().time()
         if not self.requests:
-            self.began = asyncio.get_running_loop().time()
+            self.began = request.asked
             self.arrived.set()
-        self.requests.append(line)
-        self.shown += bool(_TOKEN.search(head))
-        if LIST in line:
+        self.requests.append(request)
+        if request.step is Step.LIST:
             self.listed.set()
+        return request
 
-
-class Heads:
-    """Finds the heads of requests that have no body in a stream of bytes."""
-
-    def __init__(self) -> None:
-        self._held = b""
-
-    def feed(self, data: bytes) -> list[str]:
-        """The heads that end in this piece."""
-        *heads, self._held = (self._held + data).split(b"\r\n\r\n")
-        return [head.lstrip().decode("latin-1") for head in heads]
+    def ended(self, request: Exchange, status: int = 0) -> None:
+        """The request has an answer of this status, or will have none."""
+        request.status, request.after = status, asyncio.get_running_loop().time() - request.asked
+        if request.step is Step.LIST:
+            self.settled.set()
 
 
 class Post:
@@ -89,12 +83,13 @@ class Post:
             )
             self._stack.push_async_callback(self._stop_carrying)
             for address in (METADATA_IPV4, METADATA_IPV6):
-                server = await asyncio.start_server(self._accept, sock=listening(self.namespace, (address, 80)))
+                sock = await asyncio.to_thread(listening, self.namespace, (address, 80))
+                server = await asyncio.start_server(self._accept, sock=sock)
                 await self._stack.enter_async_context(server)
             runner = web.ServerRunner(web.Server(self._prove), shutdown_timeout=0)
             await runner.setup()
             self._stack.push_async_callback(runner.cleanup)
-            await web.SockSite(runner, listening(self.namespace, PROVE_AT)).start()
+            await web.SockSite(runner, await asyncio.to_thread(listening, self.namespace, PROVE_AT)).start()
             self._stack = self._stack.pop_all()
         return self
 
@@ -119,7 +114,8 @@ class Post:
         await asyncio.gather(*carrying, return_exceptions=True)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        traffic, heads = self.traffic, Heads()
+        traffic, heads, statuses = self.traffic, Heads(), Statuses()
+        waiting: deque[Exchange] = deque()
         try:
             host, port = traffic.agent
             there, back = await asyncio.open_connection(host, port, local_addr=(traffic.pod, 0))
@@ -132,7 +128,7 @@ class Post:
             with suppress(OSError):  # a side that is gone, however that shows
                 while data := await reader.read(65536):
                     for head in heads.feed(data):
-                        traffic.saw(head)
+                        waiting.append(traffic.saw(head))
                     back.write(data)
                     await back.drain()
                 back.write_eof()
@@ -140,6 +136,8 @@ class Post:
         async def answered() -> None:
             with suppress(OSError):
                 while data := await there.read(65536):
+                    for status in statuses.feed(data):
+                        traffic.ended(waiting.popleft(), status)
                     writer.write(data)
                     await writer.drain()
                 writer.write_eof()
@@ -149,6 +147,8 @@ class Post:
                 group.create_task(asked())
                 group.create_task(answered())
         finally:
+            for request in waiting:
+                traffic.ended(request)
             for end in (writer, back):
                 end.close()
                 with suppress(ConnectionError):
@@ -156,7 +156,10 @@ class Post:
 
 
 def listening(namespace: Namespace, address: tuple[str, int]) -> socket.socket:
-    """A socket in the namespace that is bound to the address, for a server of this process."""
+    """A socket in the namespace that is bound to the address, for a server of this process.
+
+    Entering a namespace may take long beside others that are made: not on a loop that others are carried on.
+    """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with namespace.inside():
         made = socket.socket(family, socket.SOCK_STREAM)

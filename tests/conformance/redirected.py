@@ -15,6 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 from tests.conformance.calls import Calls
+from tests.conformance.exchanges import Exchange, recorded
 from tests.conformance.post import PROVE_AT, Traffic, listening
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client
@@ -29,7 +30,7 @@ ROUTES: Mapping[str, int] = {"real redirect, IPv4": 4, "real redirect, IPv6": 6}
 _FAMILY = {4: {}, 6: {"AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE": "IPv6"}}
 _STS_AT = ("127.0.0.1", 8080)
 
-MARK = "GET explain 200"
+MARK = "GET explain"
 
 Done = Callable[[Client, str, Calls], None]
 """Who is told of a client, the name of its run, and what it did."""
@@ -98,7 +99,7 @@ async def _work(
                     before, made = len(await _asked(pod, family, agent)), len(calls.calls)
                     await call()
                     for one in calls.calls[made:]:
-                        one.shown, one.requests = None, (await _asked(pod, family, agent))[before:]
+                        one.requests = (await _asked(pod, family, agent))[before:]
             finally:
                 await calls.close()
             done(client, route, calls)
@@ -124,23 +125,23 @@ async def _proving(pod: Pod, prover: Prover, traffic: Traffic) -> AsyncIterator[
         await runner.cleanup()
 
 
-async def _asked(pod: Pod, family: int, agent: Process) -> list[str]:
+async def _asked(pod: Pod, family: int, agent: Process) -> list[Exchange]:
     """All that the agent was asked from the pod's address so far.
 
     Its word of a request comes a moment after its answer, so it is asked for something that no client asks for, and all
     that it says before that counts.
     """
-    before = _said(agent, pod.addresses[family]).count(MARK)
+    before = _marks(_said(agent, pod.addresses[family]))
     await asyncio.to_thread(_mark, pod, family)
-    said: list[str] = []
+    said: list[Exchange] = []
 
     def heard() -> bool:
         said[:] = _said(agent, pod.addresses[family])
-        return said.count(MARK) > before
+        return _marks(said) > before
 
     await until("the agent has said what it was asked", heard, lambda: "\n".join(agent.lines[-20:]))
     # A mark is two requests: a token's, and the one that shows it.
-    return [one for one, after in zip(said, [*said[1:], ""], strict=True) if MARK not in {one, after}]
+    return [one for one, after in zip(said, [*said[1:], None], strict=True) if not _marks([one, after])]
 
 
 def _mark(pod: Pod, family: int) -> None:
@@ -153,6 +154,10 @@ def _host(family: int) -> str:
     return f"[{METADATA[family]}]" if ":" in METADATA[family] else METADATA[family]
 
 
-def _said(agent: Process, peer: str) -> list[str]:
+def _marks(said: Sequence[Exchange | None]) -> int:
+    return sum(one is not None and one.told == MARK for one in said)
+
+
+def _said(agent: Process, peer: str) -> list[Exchange]:
     said = [json.loads(line) for line in list(agent.lines) if line.startswith("{") and f'"{peer}"' in line]
-    return [f"{one['method']} {one['route']} {one['status']}" for one in said if one.get("event") == "request"]
+    return [recorded(one["method"], one["route"], one["status"]) for one in said if one.get("event") == "request"]

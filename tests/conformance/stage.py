@@ -6,6 +6,7 @@ Must not know: cells, clients, situations.
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,9 +18,13 @@ from tests.conformance.clocks import Clock
 from tests.fakes.process import AgentProcess
 from tests.fakes.sts import FakeSts
 
-TURNS, LENT = 4, 8
+TURNS, LENT = 2 * len(os.sched_getaffinity(0)), 8
 """How many cells are awake at once: the agent must have its share of the machine, as on a node; and how many agents
 there are at most whose clock can be set."""
+
+PATIENCE = 45.0
+"""Seconds for each thing that is waited for in a cell: the longest is that STS, which denied, is asked again. A fault
+costs each cell so much, as long as cells are played (tally.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,7 @@ class Stage:
                 *flags,
             ),
             clock.environment,
+            patience=PATIENCE,
         )
         await agent.start()
         try:

@@ -1,35 +1,41 @@
 """The matrix itself: it believes no client, tells every way in which one can fail, finds what is not as committed."""
 
+import asyncio
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from metaproxy.errors import Reason
 from tests.conformance import calls as calls_module
-from tests.conformance import results
 from tests.conformance.calls import Calls
-from tests.conformance.post import Heads, Post, Traffic
+from tests.conformance.lateness import Lateness
+from tests.conformance.post import Post, Traffic
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client
-from tests.conformance.results import Expected, Got, Result
-from tests.fakes.sts import FakeSts, Step
+from tests.conformance.results import Got
+from tests.fakes import sts as fake
+from tests.fakes.sts import FakeSts
 from tests.network.lab.namespaces import NAMES, Namespace, clear_abandoned, until
 
 ASSUME = {"Action": "AssumeRole", "RoleSessionName": "s", "Version": "2011-06-15"}
-FINE = Result(
-    client="c", version="1", situation="cached", tokens="required", got=Got.CREDENTIALS, again=Got.CREDENTIALS
-)
 CLIENT = Client(
-    toolchain="t", name="c", version="1", command=("c",), proof="sts", budget=10.0, shows_bodies=(404,), requests=3
+    toolchain="t",
+    name="c",
+    version="1",
+    command=("c",),
+    proof="sts",
+    refusal="no role",
+    budget=10.0,
+    shows_bodies=(404,),
+    requests=3,
 )
-GONE = Expected(reason=Reason.NO_ROLE, again=True)
-REFUSED = replace(FINE, got=Got.REFUSED, again=Got.NOTHING, reason="NoRole", seconds=1.0)
 Make = Callable[[str, str], Calls]
 
 
@@ -37,7 +43,7 @@ Make = Callable[[str, str], Calls]
 async def sts() -> AsyncIterator[FakeSts]:
     """An STS that has given a key for the right role, one for another, and one whose session has expired."""
     async with FakeSts() as sts, aiohttp.ClientSession() as session:
-        sts.script(Step(life=0.0), role="arn:aws:iam::123456789012:role/over")
+        sts.script(fake.Step(life=0.0), role="arn:aws:iam::123456789012:role/over")
         for role in ("right", "other", "over"):
             form = {**ASSUME, "RoleArn": f"arn:aws:iam::123456789012:role/{role}"}
             async with session.post(sts.url, data=form) as answer:
@@ -54,7 +60,7 @@ async def make(sts: FakeSts) -> AsyncIterator[Make]:
         def make(program: str, kind: str = "program") -> Calls:
             post.traffic = Traffic("127.0.0.2", ("127.0.0.1", 1))
             command = (sys.executable, "-c", SIGNED + textwrap.dedent(program))
-            client = Client(toolchain="t", name="c", version="1", command=command, proof="sts", budget=9, kind=kind)
+            client = replace(CLIENT, command=command, refusal="no|NoRole|^$", kind=kind)
             made.append(
                 Calls(
                     client,
@@ -125,6 +131,8 @@ async def test_every_end_of_a_call(make: Make, program: str, got: Got) -> None:
         ("sign(2)", Got.FOREIGN),
         ("sys.exit('no: StsDenied: x')", Got.REFUSED),
         ("sys.exit(253)", Got.REFUSED),
+        ("sys.exit('Killed')", Got.BROKEN),
+        ("raise RuntimeError", Got.BROKEN),
         ("os.abort()", Got.ABORTED),
     ],
 )
@@ -200,6 +208,38 @@ async def test_a_call_without_an_end(make: Make, monkeypatch: pytest.MonkeyPatch
     assert client._process.returncode is not None
 
 
+ASK = """
+import http.client
+agent = http.client.HTTPConnection("169.254.169.254", timeout=30)
+for path in ("/latest/meta-data/iam/security-credentials/", "/latest/x"):
+    try:
+        agent.request("GET", path)
+        agent.getresponse().read()
+    except OSError:
+        agent.close()
+say(False)
+"""
+
+
+@pytest.mark.parametrize(("answer", "statuses"), [(b"503 S", [503, 503]), (b"", [0, 0])])
+async def test_what_was_answered(make: Make, answer: bytes, statuses: list[int]) -> None:
+    """Each request has the status of its answer, or none when its connection ended without."""
+
+    async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n") and answer:
+                writer.write(b"HTTP/1.1 " + answer + b"\r\nContent-Length: 2\r\n\r\nno")
+        writer.close()
+
+    client = make(ASK, "program")
+    async with await asyncio.start_server(agent, "127.0.0.1", 0) as server:
+        client.traffic.agent = server.sockets[0].getsockname()
+        await client.first()
+        assert [request.status for request in client.calls[0].requests] == statuses
+        assert client.traffic.listed.is_set()
+        assert client.traffic.settled.is_set()
+
+
 async def test_the_reason_in_a_message(make: Make) -> None:
     """Is found where a client shows it."""
     client = make("say(False)", "program")
@@ -207,103 +247,17 @@ async def test_the_reason_in_a_message(make: Make) -> None:
     assert client.calls[0].reason == "NoRole"
 
 
-def test_requests_in_pieces() -> None:
-    """Each request is seen once, wherever the stream is cut."""
-    whole = b"PUT /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\n\r\n"
-    for cut in range(len(whole)):
-        heads = Heads()
-        found = heads.feed(whole[:cut]) + heads.feed(whole[cut:])
-        assert found == ["PUT /a HTTP/1.1\r\nHost: x", "GET /b HTTP/1.1"]
-
-
-async def test_who_shows_a_token() -> None:
-    """A header that is empty shows none, nor does the one that asks for a token."""
-    traffic = Traffic("", ("", 0))
-    for head, shown in (
-        ("PUT /latest/api/token HTTP/1.1\r\nX-aws-ec2-metadata-token-ttl-seconds: 60", 0),
-        ("GET /a HTTP/1.1\r\nHost: x", 0),
-        ("GET /b HTTP/1.1\r\nX-aws-ec2-metadata-token: \r\nHost: x", 0),
-        ("GET /c HTTP/1.1\r\nX-Aws-Ec2-Metadata-Token: a==\r\nHost: x", 1),
-        ("GET /d HTTP/1.1\r\nhost: x\r\nx-aws-ec2-metadata-token:a==", 2),
-    ):
-        traffic.saw(head)
-        assert traffic.shown == shown, head
-    assert [line.split()[1] for line in traffic.requests] == ["/latest/api/token", "/a", "/b", "/c", "/d"]
-
-
-@pytest.mark.parametrize(
-    ("result", "expected", "number"),
-    [
-        (FINE, Expected(again=True), 0),
-        (replace(FINE, got=Got.FOREIGN), Expected(), 1),
-        (replace(FINE, got=Got.UNPROVED), Expected(), 1),
-        (replace(FINE, got=Got.REFUSED), Expected(), 1),
-        (replace(FINE, got=Got.REFUSED), Expected(region=True), 0),
-        (replace(FINE, again=Got.REFUSED), Expected(again=True), 1),
-        (replace(FINE, again=Got.REFUSED), Expected(), 0),
-        (replace(FINE, again=Got.FOREIGN), Expected(), 1),
-        (FINE, Expected(reason=Reason.NO_ROLE), 1),
-        (REFUSED, Expected(reason=Reason.NO_ROLE), 0),
-        (replace(REFUSED, reason=""), Expected(reason=Reason.NO_ROLE), 1),
-        (replace(REFUSED, reason="StsDenied"), Expected(reason=Reason.NO_ROLE), 1),
-        (replace(REFUSED, seconds=11.0), Expected(reason=Reason.NO_ROLE), 1),
-        (replace(REFUSED, got=Got.HUNG), Expected(reason=Reason.NO_ROLE), 1),
-        (replace(REFUSED, got=Got.ABORTED), Expected(reason=Reason.NO_ROLE), 1),
-        (replace(REFUSED, got=Got.SILENT), Expected(reason=Reason.NO_ROLE), 1),
-        (replace(REFUSED, got=Got.MISSING), Expected(), 1),
-        (replace(FINE, again=Got.FORMER), Expected(again=True), 1),
-        (replace(FINE, again=Got.KEPT), Expected(again=True), 1),
-        (replace(FINE, again=Got.NOTHING), Expected(again=True), 1),
-        (replace(FINE, again_requests=0), Expected(again=True, asks=True), 1),
-        (replace(FINE, again_requests=1), Expected(again=True, asks=True), 0),
-        (replace(FINE, token="not shown"), Expected(), 1),
-        (replace(FINE, token="not shown", tokens="optional"), Expected(), 0),
-        (replace(FINE, requests=12, seconds=30.0), Expected(), 0),
-        (replace(FINE, requests=13), Expected(), 1),
-        (replace(FINE, seconds=31.0), Expected(), 1),
-        (replace(FINE, again_requests=13), Expected(), 1),
-        (replace(FINE, again_seconds=31.0), Expected(), 1),
-        (replace(FINE, again=Got.REFUSED, again_seconds=11.0), Expected(), 1),
-        (replace(REFUSED, again=Got.REFUSED), GONE, 1),
-        (replace(REFUSED, client="boto3", again=Got.REFUSED), GONE, 0),
-        (replace(REFUSED, client="boto3", again=Got.REFUSED, again_requests=1), GONE, 1),
-        (replace(REFUSED, client="boto3", again=Got.REFUSED, anew=Got.CREDENTIALS), GONE, 0),
-        (replace(REFUSED, client="boto3", again=Got.REFUSED, anew=Got.REFUSED), GONE, 1),
-        (replace(REFUSED, again=Got.CREDENTIALS), GONE, 0),
-        (replace(REFUSED, reason="NotPermitted"), Expected(reason=Reason.NOT_PERMITTED), 1),
-        (replace(REFUSED, reason=""), Expected(reason=Reason.NOT_PERMITTED), 0),
-    ],
-)
-def test_faults(result: Result, expected: Expected, number: int) -> None:
-    """What a client must do and must not."""
-    found = results.faults(result, expected, CLIENT)
-    assert len(found) == number, found
-
-
-def test_region() -> None:
-    """Who finds its region must have credentials without one being told."""
-    refused = replace(FINE, got=Got.REFUSED)
-    assert results.faults(refused, Expected(region=True), replace(CLIENT, finds_region=True))
-
-
-@pytest.mark.parametrize(
-    ("change", "number"),
-    [
-        ({}, 0),
-        ({"seconds": 9.0, "requests": 7}, 0),
-        ({"got": Got.REFUSED}, 1),
-        ({"again": Got.REFUSED}, 1),
-        ({"anew": Got.REFUSED}, 1),
-        ({"reason": "NoRole"}, 1),
-        ({"version": "2"}, 1),
-        ({"tokens": "optional"}, 1),
-    ],
-)
-def test_differences(change: dict[str, object], number: int, tmp_path: Path) -> None:
-    """Outcomes and versions are compared with the file; times and numbers of requests are not."""
-    results.write([FINE, REFUSED], tmp_path / "results.json")
-    committed = results.read(tmp_path / "results.json") | {FINE.key: FINE}
-    assert len(results.differences([replace(FINE, **change)], committed)) == number  # type: ignore[arg-type]
+async def test_how_late_the_machine_is() -> None:
+    """Whoever keeps the loop from going on is seen, and when."""
+    lateness, loop = Lateness(), asyncio.get_running_loop()
+    looking = asyncio.create_task(lateness.run())
+    await asyncio.sleep(0)
+    began = loop.time()
+    time.sleep(0.5)  # noqa: ASYNC251  the fault itself
+    await asyncio.wait({looking}, timeout=1.0)
+    looking.cancel()
+    assert 0.4 < lateness.worst(began) < 5.0
+    assert lateness.worst(loop.time() + 1.0) == 0.0
 
 
 def test_abandoned_namespaces() -> None:

@@ -20,7 +20,8 @@ def entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Client]:
     """Two clients, one of which also runs over IPv6."""
     (tmp_path / "x").mkdir()
     clients = (
-        f"[[client]]\nname = '{name}'\nversion = '1'\ncommand = ['c']\nproof = 's3'\nbudget = 9\nipv6 = {ipv6}\n"
+        f"[[client]]\nname = '{name}'\nversion = '1'\ncommand = ['c']\nproof = 's3'\n"
+        f"refusal = 'r'\nbudget = 9\nipv6 = {ipv6}\n"
         for name, ipv6 in (("a", "true"), ("b", "false"))
     )
     text = f"toolchain = 'x'\ninstall = ['true']\nversions = ['true']\n{''.join(clients)}"
@@ -45,6 +46,7 @@ def good(clients: list[Client]) -> list[Result]:
             requests=3,
             again_requests=3,
             token=results.SHOWN,
+            at=f"list {results.STATUS[expected.reason]}" if expected.reason else "",
         )
         for client in clients
         for name in (*SITUATIONS, *routes(client))
@@ -92,7 +94,7 @@ def test_a_client_is_not_there(entered: list[Client], tmp_path: Path) -> None:
     found = [*good(entered[:1]), gone]
     assert clients_page.line(found).startswith("1 of 2 clients do")
     assert clients_page.line(found).endswith("cells. Not tried: b.")
-    results.write(found, tmp_path / "results.json")
+    results.write(found, None, tmp_path / "results.json")
     page = clients_page.page(tmp_path / "results.json")
     assert "| b | 1 | **not installed** |" in page
     assert "unless it is excused by name: none is." in page

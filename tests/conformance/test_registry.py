@@ -11,7 +11,7 @@ from tests.conformance.registry import Toolchain
 
 ENTERED = "toolchain = 'x'\ninstall = ['true']\nversions = ['true']\n[[client]]\n"
 BARE = "toolchain = 'x'\ninstall = ['true']\nversions = ['true']\nclient = []"
-WHOLE = "name = 'c'\nversion = '1'\ncommand = ['c']\nbudget = 1\n"
+WHOLE = "name = 'c'\nversion = '1'\ncommand = ['c']\nrefusal = 'r'\nbudget = 1\n"
 NEEDED = {
     *("boto3", "aiobotocore", "AWS CLI v1", "AWS CLI v2", "awscrt", "C++ (pyarrow)", "object_store (obstore)", "Rust"),
     *("Go v1", "Go v2", "minio-go", "Java v1", "Java v2", "JavaScript v2", "JavaScript v3", "Ruby"),
@@ -30,7 +30,7 @@ def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
 
     def enter(*, install: str = "true", versions: str = "echo a 1; echo b c 2") -> Toolchain:
         clients = "".join(
-            f"[[client]]\nname = '{name}'\nversion = '1'\ncommand = ['c']\nproof = 's3'\nbudget = 1\n"
+            f"[[client]]\nname = '{name}'\nversion = '1'\ncommand = ['c']\nproof = 's3'\nrefusal = 'r'\nbudget = 1\n"
             for name in ("a", "b c")
         )
         commands = f"install = ['sh', '-c', '''{install}''']\nversions = ['sh', '-c', '''{versions}''']\n"
@@ -58,6 +58,7 @@ def test_whom_the_matrix_is_for() -> None:
         "toolchain = 'other'\ninstall = ['true']\nversions = ['true']\nclient = []",
         f"{ENTERED}name = 'c'",
         f"{ENTERED}{WHOLE}proof = 'x'",
+        f"{ENTERED}{WHOLE}proof = 's3'".replace("'r'", "'('"),
         f"{ENTERED}{WHOLE}proof = 's3'\nodd = 1",
     ],
 )

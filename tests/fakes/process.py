@@ -46,7 +46,9 @@ class AgentProcess:
         host: str | None = None,
         port: int = 8181,
         prefix: tuple[str, ...] = (),
+        patience: float = PATIENCE,
     ) -> None:
+        self.patience = patience
         self.host = host or own_address()
         self.url = f"http://{self.host}:{port}"
         self.admin = f"{self.host}:9181"
@@ -80,7 +82,7 @@ class AgentProcess:
         """Send a signal and wait for the end: the exit code."""
         if self.process.returncode is None:
             self.process.send_signal(number)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self.patience):
             return await self.process.wait()
 
     def log(self) -> str:
@@ -118,7 +120,7 @@ class AgentProcess:
             assert self.process.returncode is None, self.log()
             return (await self.admin_get("/readyz"))[0] == 200
 
-        await until("the agent is ready", ready, self.log)
+        await until("the agent is ready", ready, self.log, patience=self.patience)
 
     async def until_up(self) -> None:
         """Wait until the operator and pods are listened to, ready or not."""
@@ -127,7 +129,7 @@ class AgentProcess:
             assert self.process.returncode is None, self.log()
             return "[+] listener" in (await self.admin_get("/readyz?verbose"))[1]
 
-        await until("the agent listens", up, self.log)
+        await until("the agent listens", up, self.log, patience=self.patience)
 
     async def ask(
         self, pod: str, path: str = ROLES, *, method: str = "GET", headers: dict[str, str] | None = None
@@ -160,17 +162,26 @@ class AgentProcess:
         return process.returncode or 0, out.decode()
 
 
-async def until(what: str, reached: Callable[[], object], explain: Callable[[], str]) -> None:
-    """Look again and again, by a function or coroutine function, until it is so."""
+async def until(
+    what: str,
+    reached: Callable[[], object],
+    explain: Callable[[], str],
+    *,
+    patience: float = PATIENCE,
+    longest: float = PAUSE,
+) -> None:
+    """Look again and again, by a function or coroutine function, until it is so; the pauses grow up to the longest."""
+    pause = PAUSE
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while True:
                 outcome = reached()
                 if await outcome if asyncio.iscoroutine(outcome) else outcome:
                     return
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, longest)
     except TimeoutError:
-        raise AssertionError(f"not within {PATIENCE:.0f} s: {what}\n{explain()}") from None
+        raise AssertionError(f"not within {patience:.0f} s: {what}\n{explain()}") from None
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
 #!/bin/sh
-# NAME VERSION of what was built.
+# NAME VERSION of what was built: the places in its sources that the binary itself names.
 set -eu
-sed -n '/^name = "aws-config"$/{n;s/version = "\(.*\)"/Rust \1/p}' "$CACHE/Cargo.lock"
+grep -aoE '/aws-config-[0-9]+\.[0-9]+\.[0-9]+/' "$CACHE/conformance" | sort -u | sed -E 's:^/aws-config-(.*)/$:Rust \1:'

@@ -1,0 +1,133 @@
+"""What is said of a cell: every way in which one can be wrong is told, and what is not as committed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from metaproxy.errors import Reason
+from tests.conformance import results
+from tests.conformance.exchanges import recorded
+from tests.conformance.registry import Client
+from tests.conformance.results import Call, Expected, Got, Result, Run
+
+FINE = Result(
+    client="c", version="1", situation="cached", tokens="required", got=Got.CREDENTIALS, again=Got.CREDENTIALS
+)
+CLIENT = Client(
+    toolchain="t",
+    name="c",
+    version="1",
+    command=("c",),
+    proof="sts",
+    refusal="no role",
+    budget=10.0,
+    shows_bodies=(404,),
+    requests=3,
+)
+GONE = Expected(reason=Reason.NO_ROLE, again=True)
+REFUSED = replace(FINE, got=Got.REFUSED, again=Got.NOTHING, reason="NoRole", at="list 404", seconds=1.0)
+HELD = Expected(reason=Reason.STS_PENDING, either=True, again=True)
+
+
+def test_what_calls_come_to() -> None:
+    """The first says where it was refused, all of them how many requests for credentials were."""
+    late = [recorded("GET", "list", 200), recorded("GET", "credentials", 403), recorded("GET", "item", 0)]
+    for call in late:
+        call.shows = True
+    result = results.of(
+        CLIENT, "cached", "required", [Call(Got.REFUSED, requests=late), Call(Got.CREDENTIALS, requests=late)]
+    )
+    assert (result.at, result.late, result.left, result.token) == ("credentials 403", 2, 2, results.SHOWN)
+    assert results.of(CLIENT, "cached", "required", [Call(Got.CREDENTIALS, requests=late)]).at == ""
+
+
+@pytest.mark.parametrize(
+    ("result", "expected", "number"),
+    [
+        (FINE, Expected(again=True), 0),
+        (replace(FINE, got=Got.FOREIGN), Expected(), 1),
+        (replace(FINE, got=Got.UNPROVED), Expected(), 1),
+        (replace(FINE, got=Got.REFUSED), Expected(), 1),
+        (replace(FINE, got=Got.REFUSED), Expected(region=True), 0),
+        (replace(FINE, again=Got.REFUSED), Expected(again=True), 1),
+        (replace(FINE, again=Got.REFUSED), Expected(), 0),
+        (replace(FINE, again=Got.FOREIGN), Expected(), 1),
+        (FINE, Expected(reason=Reason.NO_ROLE), 1),
+        (REFUSED, Expected(reason=Reason.NO_ROLE), 0),
+        (replace(REFUSED, at="credentials 404"), Expected(reason=Reason.NO_ROLE), 1),
+        (replace(REFUSED, at="list 403"), Expected(reason=Reason.NO_ROLE), 1),
+        (replace(REFUSED, at="", reason=""), Expected(reason=Reason.NO_ROLE), 2),
+        (replace(FINE, late=1), Expected(), 1),
+        (replace(FINE, got=Got.BROKEN), Expected(reason=Reason.NO_ROLE), 1),
+        (FINE, HELD, 0),
+        (replace(REFUSED, at="list 503", reason=""), replace(HELD, again=False), 0),
+        (replace(REFUSED, at="", reason=""), replace(HELD, again=False), 0),
+        (replace(REFUSED, at="credentials 503", reason=""), replace(HELD, again=False), 1),
+        (replace(REFUSED, at="list 503", reason="StsDenied"), replace(HELD, again=False), 2),
+        (replace(REFUSED, at="list 503", reason="", again=Got.REFUSED), HELD, 1),
+        (replace(REFUSED, at="list 503", reason="", client="boto3", again=Got.REFUSED), HELD, 0),
+        (replace(REFUSED, reason=""), Expected(reason=Reason.NO_ROLE), 1),
+        (replace(REFUSED, reason="StsDenied"), Expected(reason=Reason.NO_ROLE), 1),
+        (replace(REFUSED, seconds=11.0), Expected(reason=Reason.NO_ROLE), 1),
+        (replace(REFUSED, got=Got.HUNG), Expected(reason=Reason.NO_ROLE), 1),
+        (replace(REFUSED, got=Got.ABORTED), Expected(reason=Reason.NO_ROLE), 1),
+        (replace(REFUSED, got=Got.SILENT), Expected(reason=Reason.NO_ROLE), 1),
+        (replace(REFUSED, got=Got.MISSING), Expected(), 1),
+        (replace(FINE, again=Got.FORMER), Expected(again=True), 1),
+        (replace(FINE, again=Got.KEPT), Expected(again=True), 1),
+        (replace(FINE, again=Got.NOTHING), Expected(again=True), 1),
+        (replace(FINE, again_requests=0), Expected(again=True, asks=True), 1),
+        (replace(FINE, again_requests=1), Expected(again=True, asks=True), 0),
+        (replace(FINE, token="not shown"), Expected(), 1),
+        (replace(FINE, token="not shown", tokens="optional"), Expected(), 0),
+        (replace(FINE, requests=12, seconds=30.0), Expected(), 0),
+        (replace(FINE, requests=13), Expected(), 1),
+        (replace(FINE, seconds=31.0), Expected(), 1),
+        (replace(FINE, again_requests=13), Expected(), 1),
+        (replace(FINE, again_seconds=31.0), Expected(), 1),
+        (replace(FINE, again=Got.REFUSED, again_seconds=11.0), Expected(), 1),
+        (replace(REFUSED, again=Got.REFUSED), GONE, 1),
+        (replace(REFUSED, client="boto3", again=Got.REFUSED), GONE, 0),
+        (replace(REFUSED, client="boto3", again=Got.REFUSED, again_requests=1), GONE, 1),
+        (replace(REFUSED, client="boto3", again=Got.REFUSED, anew=Got.CREDENTIALS), GONE, 0),
+        (replace(REFUSED, client="boto3", again=Got.REFUSED, anew=Got.REFUSED), GONE, 1),
+        (replace(REFUSED, again=Got.CREDENTIALS), GONE, 0),
+        (replace(REFUSED, at="list 403", reason="NotPermitted"), Expected(reason=Reason.NOT_PERMITTED), 1),
+        (replace(REFUSED, at="list 403", reason=""), Expected(reason=Reason.NOT_PERMITTED), 0),
+    ],
+)
+def test_faults(result: Result, expected: Expected, number: int) -> None:
+    """What a client must do and must not."""
+    found = results.faults(result, expected, CLIENT)
+    assert len(found) == number, found
+
+
+def test_region() -> None:
+    """Who finds its region must have credentials without one being told."""
+    refused = replace(FINE, got=Got.REFUSED)
+    assert results.faults(refused, Expected(region=True), replace(CLIENT, finds_region=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "number"),
+    [
+        ({}, 0),
+        ({"seconds": 9.0, "requests": 7}, 0),
+        ({"got": Got.REFUSED}, 1),
+        ({"got": Got.REFUSED, "left": 1}, 0),
+        ({"version": "2", "left": 1}, 1),
+        ({"again": Got.REFUSED}, 1),
+        ({"anew": Got.REFUSED}, 1),
+        ({"reason": "NoRole"}, 0),
+        ({"version": "2"}, 1),
+        ({"tokens": "optional"}, 1),
+    ],
+)
+def test_differences(change: dict[str, object], number: int, tmp_path: Path) -> None:
+    """Outcomes and versions are compared with the file; times and numbers of requests are not."""
+    run = Run(cells=2, seconds=3, cpu_seconds=4, cores=2, load=0.5)
+    results.write([FINE, REFUSED], run, tmp_path / "results.json")
+    assert results.read_run(tmp_path / "results.json") == run
+    committed = results.read(tmp_path / "results.json") | {FINE.key: FINE}
+    assert len(results.differences([replace(FINE, **change)], committed)) == number  # type: ignore[arg-type]
