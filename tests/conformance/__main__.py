@@ -185,10 +185,11 @@ async def _run(jobs: Sequence[Job], tally: Tally, *, verbose: bool) -> tuple[lis
                     while waiting:
                         # From both ends: those that mostly wait leave the machine to those that do not.
                         job = waiting.popleft() if number % 2 else waiting.pop()
-                        if not tally.plays(job.client.name):
-                            continue
                         began = asyncio.get_running_loop().time()
-                        result, faults = await _play(stage, post, job, tally, verbose=verbose)
+                        async with stage.turns:
+                            if not tally.plays(job.client.name):
+                                continue
+                            result, faults = await _play(stage, post, job, tally, verbose=verbose)
                         if faults:
                             print(f"     the machine was late by {lateness.worst(began):.2f} s meanwhile", flush=True)
                         outcomes.append(result)
@@ -213,8 +214,7 @@ async def _play(stage: Stage, post: Post, job: Job, tally: Tally, *, verbose: bo
     cell = Cell(stage, post, client, number=job.number, tokens=job.tokens, region=situation.region)
     broken = []
     try:
-        async with stage.turns:
-            await situation.play(cell)
+        await situation.play(cell)
     except Exception as error:  # noqa: BLE001  one cell that cannot be played must not cost the outcome of all others
         broken = [f"it could not be played: {_words(error)}"]
     finally:
