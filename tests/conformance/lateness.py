@@ -5,6 +5,7 @@ Must not know: cells.
 """
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 
 EVERY, TOLD = 0.05, 0.1
@@ -28,6 +29,6 @@ class Lateness:
             if (late := loop.time() - due) > TOLD:
                 self.seen.append((due, late))
 
-    def worst(self, since: float = 0.0) -> float:
-        """The worst since a time of the loop, in seconds; 0 when it was never late."""
-        return max((late for due, late in self.seen if due + late >= since), default=0.0)
+    def worst(self, since: float = 0.0, until: float = math.inf) -> float:
+        """The worst between two times of the loop, in seconds; 0 when it was not late by then."""
+        return max((late for due, late in self.seen if due + late >= since and due <= until), default=0.0)

@@ -258,6 +258,7 @@ async def test_how_late_the_machine_is() -> None:
     looking.cancel()
     assert 0.4 < lateness.worst(began) < 5.0
     assert lateness.worst(loop.time() + 1.0) == 0.0
+    assert lateness.worst(0.0, began - 1.0) == 0.0
 
 
 def test_abandoned_namespaces() -> None:
