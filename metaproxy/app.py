@@ -119,6 +119,7 @@ class Agent:
                 doors=self._doors,
                 inheritance=Inheritance(
                     terms=lambda: terms_of(settings, network=self._network, principal=self._sts.principal),
+                    identity=self._sts,
                     sessions=self._broker,
                     callers=self._finder,
                     kernel=self._witness,

@@ -74,11 +74,15 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """What a call to AWS is signed with; keys that do not end have no token."""
+    """What a call to AWS is signed with; keys that do not end have no token.
+
+    `method`: by which one of botocore's chain they were found; empty where that did not find them.
+    """
 
     access_key_id: str
     secret_access_key: Secret
     session_token: Secret | None
+    method: str = ""
 
     @classmethod
     def of(cls, session: Credentials) -> Self:

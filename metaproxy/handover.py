@@ -105,22 +105,26 @@ class Handover:
 
         Owns the socket. Raises RuntimeError when whoever came after has ended and nobody serves.
         """
-        with listening:
-            hearing = asyncio.create_task(self._hear(listening), name="successors")
-            over = asyncio.create_task(self._over.wait(), name="handed over or displaced")
-            try:
-                await asyncio.wait((hearing, over), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                over.cancel()
-                hearing.cancel()
-                await asyncio.gather(over, hearing, return_exceptions=True)
-            if not self._over.is_set():
-                hearing.result()
-        if self._heir is not None:
-            with contextlib.closing(self._heir):
+        try:
+            with listening:
+                hearing = asyncio.create_task(self._hear(listening), name="successors")
+                over = asyncio.create_task(self._over.wait(), name="handed over or displaced")
+                try:
+                    await asyncio.wait((hearing, over), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    over.cancel()
+                    hearing.cancel()
+                    await asyncio.gather(over, hearing, return_exceptions=True)
+                if not self._over.is_set():
+                    hearing.result()
+            if self._heir is not None:
                 # Not before: from now on nobody who connects anywhere meets this process.
                 await _farewell(self._heir)
                 await self._heir.closed()
+        finally:
+            if self._heir is not None:
+                self._heir.close()
+        if self._heir is not None:
             if not await self._estate.followed():
                 raise RuntimeError("the successor has ended and nobody serves: ending too, to be started anew")
             log.info("the successor has ended, and has a successor of its own")

@@ -8,12 +8,13 @@ The reader trusts nothing: every value has its type, every name its grammar, eve
 wrong in one place is refused as a whole, because what else is wrong with it nobody knows.
 """
 
+import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from metaproxy.caller import Memory
 from metaproxy.carriers import Carrier, Lives
-from metaproxy.credentials import KEY_LIMIT, READABLE, TOKEN_LIMIT, Credentials, Secret
+from metaproxy.credentials import KEY_LIMIT, READABLE, TOKEN_LIMIT, Credentials, Keys, Secret
 from metaproxy.errors import (
     IssueError,
     StsDenied,
@@ -33,7 +34,7 @@ from metaproxy.typedjson import MisfitError, Special, dump, parse
 
 __all__ = ["Failure", "Held", "MisfitError", "State", "Terms", "failure_of", "read", "write"]
 
-FORMAT = 1
+FORMAT = 2
 """Of the state. Another one is not read: what its parts mean to each other is known to nobody here."""
 
 DURATIONS = (900, 43_200)
@@ -44,6 +45,13 @@ LIFE_SLACK = 60.0
 
 LONGEST_PAUSE = 3600.0
 """Seconds for which a failure can keep anybody from asking again: more than any pause there is."""
+
+
+NODE_ROLE = "iam-role"
+"""What botocore calls it when keys come from the node's metadata service."""
+
+_PRINTED = re.compile(r"[!-~]{1,2048}", re.ASCII)
+"""What says who we are: an ARN has 2048 characters at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,22 +92,45 @@ class Held:
     credentials: Credentials | None
     renew_in: float
     serve_in: float
-    failure: Failure | None
-    failures: int
-    failing: float
-    retry_in: float
+    failure: Failure | None = None
+    failures: int = 0
+    failing: float = 0.0
+    retry_in: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """Who a process is to STS, which has told it so: the `arn` of its identity.
+
+    Its own keys at that time: `access_key_id` of them, and by which `method` of botocore's chain they were found.
+    `separate`: the session of the separate role that it has by them; None when there is none.
+    """
+
+    arn: str
+    access_key_id: str
+    method: str
+    separate: Held | None
+
+    def has(self, keys: Keys) -> bool:
+        """Whether who has these keys, on the same node, is the same.
+
+        The node's role gives others every hour: a process believes that of itself, too, when its keys are renewed.
+        """
+        return keys.access_key_id == self.access_key_id or keys.method == self.method == NODE_ROLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """All that is handed over.
 
-    `key` signs tokens, as hexadecimal text; None when it is in a file. `newest` are the newest versions that were seen
-    of pods and namespaces. `lives` are the kernel's devices that `directory.ties` speaks of.
+    `key` signs tokens, as hexadecimal text; None when it is in a file. `own` is None while it is not known. `newest`
+    are the newest versions that were seen of pods and namespaces. `lives` are the kernel's devices that
+    `directory.ties` speaks of.
     """
 
     terms: Terms
     key: Secret | None
+    own: Own | None
     sessions: tuple[Held, ...]
     directory: Memory
     newest: tuple[int, int]
@@ -154,13 +185,13 @@ def failure_of(failure: Failure) -> IssueError:
 def _check(state: State) -> None:
     if state.key is not None:
         _demand(_is_key(state.key.reveal()), "the token key")
+    if state.own is not None:
+        texts = (state.own.arn, state.own.access_key_id, state.own.method)
+        _demand(all(map(_PRINTED.fullmatch, texts)), "an identity")
+        if state.own.separate is not None:
+            _check_held(state.own.separate)
     for held in state.sessions:
-        _check_call(held.call)
-        if held.credentials is not None:
-            _check_credentials(held.credentials, held.call)
-        if held.failure is not None:
-            _demand(held.failure.reason in _FAILURES and held.failures > 0, "a failure")
-        _demand(held.failures >= 0 and held.failing >= 0 and 0 <= held.retry_in <= LONGEST_PAUSE, "a pause")
+        _check_held(held)
     _distinct((held.call for held in state.sessions), "a call")
     _check_directory(state.directory)
     _demand(min(state.newest) >= 0, "a version")
@@ -174,6 +205,15 @@ def _is_key(text: str) -> bool:
         return len(bytes.fromhex(text)) == KEY_SIZE
     except ValueError:
         return False
+
+
+def _check_held(held: Held) -> None:
+    _check_call(held.call)
+    if held.credentials is not None:
+        _check_credentials(held.credentials, held.call)
+    if held.failure is not None:
+        _demand(held.failure.reason in _FAILURES and held.failures > 0, "a failure")
+    _demand(held.failures >= 0 and held.failing >= 0 and 0 <= held.retry_in <= LONGEST_PAUSE, "a pause")
 
 
 def _check_call(call: AssumeRole) -> None:

@@ -11,6 +11,8 @@ What may be used
   next is compared with it as ever, so that nothing goes back in time; and an address that was withdrawn stays so, for
   its ties to carriers come with it, in the same network. The time between is as if the kernel had not been heard. What
   the API server has told the predecessor since is in its last state: this process's own watch may be behind.
+- *Who we are to STS*, when it is asked in the same way: for as long as STS says nothing else. Whether our own keys are
+  such that it can be so is not known here.
 - *Sessions and remembered failures*, when they were asked for in the same way (separate role, endpoint, region) and by
   the same role: who is trusted may differ with that. Everything else that matters is in the call that each is held by.
 """
@@ -26,13 +28,26 @@ from metaproxy import handoverstate
 from metaproxy.caller import Directory, Memory
 from metaproxy.carriers import Carrier, Lives
 from metaproxy.credentials import Secret
-from metaproxy.handoverstate import Held, MisfitError, State, Terms
+from metaproxy.handoverstate import Held, MisfitError, Own, State, Terms
 from metaproxy.pods import Namespace, Pod
 
 log = structlog.get_logger()
 
 LANDING = 0.5
 """Seconds for calls to STS that are under way to end, before the last state is written."""
+
+
+class Identity(Protocol):
+    """Who knows who we are."""
+
+    @property
+    def own(self) -> Own | None:
+        """As STS has told it; None while that is not so."""
+        ...
+
+    def adopt(self, own: Own) -> None:
+        """Another process was told this."""
+        ...
 
 
 class Sessions(Protocol):
@@ -116,12 +131,14 @@ class Inheritance:
         self,
         *,
         terms: Callable[[], Terms],
+        identity: Identity,
         sessions: Sessions,
         callers: Callers,
         kernel: Kernel | None,
         source: Source | None,
     ) -> None:
         self._terms = terms
+        self._identity = identity
         self._sessions = sessions
         self._callers = callers
         self._kernel = kernel
@@ -144,6 +161,8 @@ class Inheritance:
             log.warning("the directory is not taken over: it is of another source of pods")
         else:
             self._adopt_directory(state, same_network=mine.network == theirs.network)
+        if state.own is not None and mine.issuer == theirs.issuer:
+            self._identity.adopt(state.own)
         if self._same_issuer(theirs) and (mine.source, mine.keys) == (theirs.source, theirs.keys):
             self._sessions.rest(True)
         log.info("state read", pods=len(state.directory.pods), sessions=len(state.sessions))
@@ -175,6 +194,7 @@ class Inheritance:
         state = State(
             terms=self._terms(),
             key=key,
+            own=self._identity.own,
             sessions=self._sessions.held(),
             directory=self._callers.directory.memory(),
             newest=self._source.newest if self._source is not None else (0, 0),

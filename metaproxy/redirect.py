@@ -15,12 +15,12 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 from metaproxy import redirectrender
+from metaproxy.processsettings import Log, Redirect
 from metaproxy.redirectcommands import RedirectError, lacking
 from metaproxy.redirectnode import Node, Report, backend_in_use, device_exists, families
 from metaproxy.redirectplan import DEVICE, IPV4, IPV6, Backend, Plan
 from metaproxy.redirectturn import Turn
 from metaproxy.redirectwatch import until_signal
-from metaproxy.settinggroups import Log, Redirect
 from metaproxy.telemetry import configure_logging
 
 VERBS = ("apply", "check", "remove", "watch", "render")

@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 from metaproxy.addresses import OWN_IPV4, OWN_IPV6, PORT
 from metaproxy.knobs import SettingsError, Tree, knob
 from metaproxy.podsettings import Caller, Events, Policy, Source, Sts, Tokens, Upstream
+from metaproxy.processsettings import Admin, Handover, Log, Node, Redirect, Server
 from metaproxy.roles import fields_of
-from metaproxy.settinggroups import Admin, Handover, Log, Node, Redirect, Server
 from metaproxy.settingsources import Parser, load
 from metaproxy.settingvalues import (
     BaseArnText,

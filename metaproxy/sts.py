@@ -21,9 +21,11 @@ import structlog
 from metaproxy.assuming import Assuming
 from metaproxy.credentials import Credentials, FailureClass, Keys, pause, renew_at
 from metaproxy.errors import IssueError, StsOwnIdentity
+from metaproxy.handoverstate import Own
 from metaproxy.keyring import Keyring
 from metaproxy.keyrounds import KeyRounds, not_renewed
-from metaproxy.roles import AssumeRole, session_name
+from metaproxy.ownidentity import OwnIdentity
+from metaproxy.roles import AssumeRole
 from metaproxy.stsanswers import Identity, identity_in
 from metaproxy.stsclient import Options, StsClient
 from metaproxy.stserrors import STALE, own_failure, separate_failure, translated
@@ -37,12 +39,6 @@ KEYS_WAIT = 5.0
 
 ROUND = 60.0
 """Seconds between two looks at our own keys: botocore renews them 15 minutes before they end, when looked at."""
-
-IDENTITY_FRESH = 3600.0
-"""Seconds after which STS is asked again who we are."""
-
-HOP_DURATION = 3600
-"""Seconds: the longest session that a role assumed by a role may have."""
 
 
 class Sts:
@@ -67,9 +63,7 @@ class Sts:
         self._client: StsClient | None = None
         self._keyring = Keyring(separate=options.hop is not None)
         self._assuming = Assuming(clock)
-        self._identity: Identity | None = None
-        self._asked = float("-inf")
-        self._proven = False
+        self._identity = OwnIdentity()
         self._rounds = KeyRounds()
         self._due = asyncio.Event()
 
@@ -97,7 +91,9 @@ class Sts:
 
     async def identity(self) -> Identity:
         """Who we are: what botocore's default chain finds, as STS sees it. Raises IssueError."""
-        return await self._rounds.brought(lambda: None if self._keyring.suspect else self._identity, within=KEYS_WAIT)
+        return await self._rounds.brought(
+            lambda: None if self._keyring.suspect else self._identity.now, within=KEYS_WAIT
+        )
 
     async def usable(self) -> None:
         """Wait until there are keys for application roles, those of the separate role if there is one.
@@ -132,18 +128,37 @@ class Sts:
         """The role that asks for sessions, as far as it is known; empty while it is not."""
         if self._options.hop is not None:
             return self._options.hop.arn
-        return self._identity.role if self._identity is not None else ""
+        return self._identity.role
+
+    @property
+    def own(self) -> Own | None:
+        """Who we are, for a process that comes after this one; None unless STS takes the keys at hand."""
+        keys = None if self._keyring.suspect else self._keyring.own
+        call = self._options.separate
+        separate = None if call is None else self._keyring.held(call, self._clock())
+        return None if keys is None else self._identity.own(keys, separate)
+
+    def adopt(self, own: Own) -> None:
+        """Another process of this node was this to STS: so are we, with the same keys, until STS is heard itself.
+
+        And what it had of the separate role, asked for in the same way, is ours.
+        """
+        self._identity.heard(own)
+        held = own.separate
+        if held is not None and held.credentials is not None and held.call == self._options.separate:
+            self._keyring.hold(held.credentials, due=self._clock() + held.renew_in)
+            self._identity.proven = True
 
     def trouble(self) -> str | None:
         """What is wrong with our own identity; None when it works, however STS itself may be."""
-        works, failure = self._ready and self._proven, self._rounds.failure
+        works, failure = self._ready and self._identity.proven, self._rounds.failure
         if failure is not None and (not works or isinstance(failure, StsOwnIdentity)):
             return f"{failure.reason}: {failure.message}; {failure.remedy}"
         return None if works else "STS has not answered yet"
 
     def status(self) -> str:
         """One line for the operator."""
-        who = self._identity.arn if self._identity else "own identity not known yet"
+        who = self._identity.now.arn if self._identity.now else "own identity not known yet"
         through = f", through {self._options.hop.arn}" if self._options.hop else ""
         where = f", at {self._client.endpoint}" if self._client else ""
         failure = self._rounds.failure
@@ -165,10 +180,10 @@ class Sts:
 
     async def _own_principal(self) -> str:
         """The ARN that the separate role's trust policy must name."""
-        if self._identity is None and self._keyring.own is not None:
+        if self._identity.now is None and self._keyring.own is not None:
             with suppress(IssueError):
                 await self._identify(self._keyring.own)
-        return self._identity.role if self._identity else ""
+        return self._identity.role
 
     def _keys(self) -> Keys | None:
         """What signs calls for application roles."""
@@ -190,7 +205,7 @@ class Sts:
         if repeat:
             keys = await self._awaited_keys()
             outcome, _ = await self._assuming.ask(self._open_client, keys, call, self._principal)
-        self._proven = self._proven or isinstance(outcome, Credentials)
+        self._identity.proven |= isinstance(outcome, Credentials)
         return outcome
 
     def _distrust(self, keys: Keys) -> None:
@@ -229,23 +244,19 @@ class Sts:
                 code="NoCredentialsError",
             )
         self._keyring.own = keys
+        if self._identity.recognized(keys):
+            log.info("own identity, by the word of the process before", identity=self.status())
         if self._options.hop is None and self._rounds.failure is None:
             self._rounds.ended(None)  # pods need not wait for the rest of the first round
 
     async def _keep_hop(self) -> None:
-        role, own, now = self._options.hop, self._keyring.own, self._clock()
-        if role is None or own is None:
+        call, own, now = self._options.separate, self._keyring.own, self._clock()
+        if call is None or own is None:
             return
         if self._keyring.due_in(now) > 0 and self._ready:
             return
         if self._keyring.suspect:
             await self._identify(own)
-        call = AssumeRole(
-            role=role,
-            session_name=session_name(self._options.hop_session_name),
-            duration=HOP_DURATION,
-            external_id=self._options.hop_external_id,
-        )
         outcome, repeat = await self._assuming.ask(self._open_client, own, call, self._own_principal)
         if repeat:
             outcome, _ = await self._assuming.ask(self._open_client, own, call, self._own_principal)
@@ -253,11 +264,13 @@ class Sts:
             if isinstance(outcome, StsOwnIdentity) and await self._replaced(own):
                 await self._keep_hop()
                 return
-            raise separate_failure(outcome, role)
+            raise separate_failure(outcome, call.role)
         self._keyring.hold(outcome, due=renew_at(outcome, phase=self._chance()))
-        self._proven = True
+        self._identity.proven = True
         self._rounds.ended(None)
-        log.info("separate role assumed", role_arn=role.arn, session_name=call.session_name, expires=outcome.expires)
+        log.info(
+            "separate role assumed", role_arn=call.role.arn, session_name=call.session_name, expires=outcome.expires
+        )
 
     async def _replaced(self, keys: Keys) -> bool:
         """Whether the chain has other keys than these, which STS refused."""
@@ -267,7 +280,7 @@ class Sts:
 
     async def _keep_identity(self) -> None:
         own = self._keyring.own
-        due = self._keyring.suspect or asyncio.get_running_loop().time() >= self._asked + IDENTITY_FRESH
+        due = self._keyring.suspect or self._identity.due(asyncio.get_running_loop().time())
         if own is not None and due:
             await self._identify(own)
 
@@ -278,10 +291,9 @@ class Sts:
         except Exception as error:  # noqa: BLE001  as above
             failure = own_failure(error)
         else:
-            if identity != self._identity:
+            if self._identity.told(identity, asyncio.get_running_loop().time()):
                 log.info("own identity", arn=identity.arn)
-            self._identity, self._asked = identity, asyncio.get_running_loop().time()
-            self._keyring.suspect, self._proven = False, True
+            self._keyring.suspect = False
             return
         if isinstance(failure, StsOwnIdentity):
             self._distrust(keys)

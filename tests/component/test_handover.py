@@ -187,6 +187,29 @@ async def test_a_successor_that_ends_later(tmp_path: Path) -> None:
                 await task
 
 
+class Ending(House):
+    """A process that is ended in the moment in which its successor takes over."""
+
+    task: asyncio.Task[None]
+
+    async def retire(self) -> None:
+        """It is told to stop."""
+        self.task.cancel()
+
+
+async def test_a_process_that_is_ended_while_it_hands_over(tmp_path: Path) -> None:
+    """Its successor is hung up on, as it is by every end."""
+    with closing(Ending()) as house:
+        listener = await asyncio.to_thread(arrival.again, tmp_path / "sock")
+        house.task = asyncio.create_task(Handover(house).run(listener))
+        former = await ask(tmp_path / "sock", needed=NAME)
+        with closing(former):
+            await former.take()
+            assert not await former.done()
+            await asyncio.wait([house.task], timeout=BOUND)
+            assert former.gone
+
+
 async def test_a_successor_that_never_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has said that it will, and hangs: the running process goes on as before, after a while."""
     monkeypatch.setattr(handover, "TAKING", 0.2)

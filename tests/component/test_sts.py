@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from metaproxy import ownidentity
 from metaproxy import sts as module
 from metaproxy.demo_sts import DemoSts
 from metaproxy.errors import (
@@ -26,6 +27,7 @@ from metaproxy.errors import (
     StsThrottled,
     StsUnreachable,
 )
+from metaproxy.handoverstate import Own
 from metaproxy.roles import AssumeRole, RoleArn
 from metaproxy.sts import Options, Sts
 from metaproxy.stsclient import StsClient
@@ -276,9 +278,11 @@ async def test_a_silent_sts_is_given_up(fake: FakeSts, made: Any) -> None:
 
 async def test_a_whole_call_is_bounded(fake: FakeSts, made: Any) -> None:
     """Whatever each step may take, the call ends in time."""
-    async with made(call_timeout=1.0) as sts:
+    async with made() as sts:
         await sts.identity()
         fake.settings[APP.arn] = Step(hang=True)
+        # Only now: finding ourselves is bounded by it too, and takes its time on a busy machine.
+        sts._options = replace(sts._options, call_timeout=0.2)
         failure = await refused(sts)
     assert (type(failure), failure.code) == (StsUnreachable, "TimeoutError")
 
@@ -476,7 +480,7 @@ async def test_an_outage_of_sts_does_not_doubt_our_identity(
     fake: FakeSts, made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once proven, our identity stays good while STS is down: readiness does not follow STS."""
-    monkeypatch.setattr(module, "IDENTITY_FRESH", 0.0)
+    monkeypatch.setattr(ownidentity, "FRESH", 0.0)
     monkeypatch.setattr(module, "ROUND", 0.01)
     async with made() as sts:
         await sts.identity()
@@ -683,13 +687,87 @@ async def test_refused_node_keys_while_hopping(
     assert [asked.key for asked in fake.calls(HOP.arn)] == [NODE_KEY, NODE_KEY, "ASIANODE000000000001"]
 
 
+# Who the process before was
+
+
+FORMER = Own(arn=NODE_ARN.replace("i-", "i-9"), access_key_id=NODE_KEY, method="env", separate=None)
+
+
+async def believes(sts: Sts, fake: FakeSts, own: Own) -> bool:
+    """Whether it is who it was told to be, and works, until STS tells who it is."""
+    gate = asyncio.Event()
+    fake.settings["GetCallerIdentity"] = Step(gate=gate)
+    sts.adopt(own)
+    async with running(sts):
+        await until(lambda: fake.asked)  # that is the last step of a round
+        works, first = sts.trouble() is None, sts.own
+        gate.set()
+        await until(lambda: sts.own is not None and sts.own.arn == NODE_ARN)
+        assert sts.trouble() is None
+        assert (await sts.identity()).arn == NODE_ARN
+    assert works == (first is not None)
+    assert first is None or (first.arn, first.access_key_id) == (own.arn, NODE_KEY)
+    return works
+
+
+@pytest.mark.parametrize(
+    ("own", "believed"),
+    [
+        (FORMER, True),
+        (replace(FORMER, method="shared-credentials-file"), True),
+        (replace(FORMER, access_key_id="ASIAOTHER"), False),
+        (replace(FORMER, access_key_id="ASIAOTHER", method="iam-role"), False),
+        (replace(FORMER, arn="nobody"), False),
+    ],
+)
+async def test_the_same_keys_are_the_same_identity(fake: FakeSts, wall: Wall, own: Own, believed: bool) -> None:
+    """As long as STS has not answered: it may be away."""
+    sts = Sts(Options(region=REGION, endpoint_url=fake.url), clock=wall)
+    assert await believes(sts, fake, own) is believed
+
+
+@pytest.mark.parametrize(("method", "believed"), [("iam-role", True), ("env", False)])
+async def test_the_nodes_role_is_the_same_identity(
+    fake: FakeSts, wall: Wall, metadata: FakeUpstream, method: str, believed: bool
+) -> None:
+    """Its metadata service gives other keys of it every hour."""
+    sts = Sts(Options(region=REGION, endpoint_url=fake.url, metadata_url=metadata.url), clock=wall)
+    assert await believes(sts, fake, replace(FORMER, access_key_id="ASIAOTHER", method=method)) is believed
+
+
+@pytest.mark.parametrize(("external_id", "believed"), [("x-1", True), ("x-2", False)])
+async def test_the_separate_roles_session_goes_on(
+    fake: FakeSts, wall: Wall, made: Any, external_id: str, believed: bool
+) -> None:
+    """While STS is away, if it was asked for in the same way; it signs calls, and is renewed as it was to be."""
+    async with made(hop=HOP, hop_external_id="x-1") as former:
+        await former.usable()
+        await until(lambda: former.own is not None)
+        own = former.own
+    fake.always = Step(reset=True)
+    options = Options(region=REGION, endpoint_url=fake.url, hop=HOP, hop_external_id=external_id)
+    sts = Sts(options, clock=wall, chance=lambda: 0.0)
+    sts.adopt(own)
+    before = len(fake.asked)
+    async with running(sts):
+        await until(lambda: len(fake.asked) > before)
+        assert (sts.trouble() is None) is believed
+        if believed:
+            fake.always = Step()
+            await sts.issue(call())
+            assert fake.calls(APP.arn)[-1].key == own.separate.credentials.access_key_id
+            assert len(fake.calls(HOP.arn)) == 1
+            wall.ahead = 2200
+            await sts.issue(call())
+            await until(lambda: len(fake.calls(HOP.arn)) == 2)
+
+
 # Where our own keys come from
 
 
-async def test_the_chain_asks_the_metadata_service_that_it_is_told(
-    fake: FakeSts, made: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The node's role is asked for at the given address, whatever address would be the default."""
+@pytest.fixture
+async def metadata(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeUpstream]:
+    """The node's metadata service, which has the keys of its role; there are no others."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
     document = json.dumps(
@@ -703,10 +781,17 @@ async def test_the_chain_asks_the_metadata_service_that_it_is_told(
     )
     async with FakeUpstream() as upstream:
         upstream.items["meta-data/iam/security-credentials/node"] = document
-        async with made(metadata_url=upstream.url) as sts:
-            await sts.issue(call())
+        yield upstream
+
+
+async def test_the_chain_asks_the_metadata_service_that_it_is_told(
+    fake: FakeSts, made: Any, metadata: FakeUpstream
+) -> None:
+    """The node's role is asked for at the given address, whatever address would be the default."""
+    async with made(metadata_url=metadata.url) as sts:
+        await sts.issue(call())
     assert {asked.key for asked in fake.asked} == {NODE_KEY}
-    assert any("security-credentials" in seen.path for seen in upstream.seen)
+    assert any("security-credentials" in seen.path for seen in metadata.seen)
 
 
 async def test_keys_from_a_file(fake: FakeSts, made: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

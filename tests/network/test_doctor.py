@@ -162,3 +162,29 @@ def test_without_the_capability(doctor: Doctor) -> None:
     assert [each["verdict"] for each in found["redirect"]] == ["not checked"]
     assert "CAP_NET_ADMIN" in found["redirect"][0]["found"]
     assert [each["verdict"] for each in found["leftover-rules"]] == ["not checked"]
+
+
+@pytest.mark.parametrize(
+    ("tools", "redirect", "leftovers"),
+    [
+        ("", "ip is not installed", "neither nft nor iptables is installed"),
+        (
+            "ip nft ip6tables-legacy-save",
+            "out of order",
+            "ip6tables-legacy-save: out of order; nft list ruleset: out of",
+        ),
+    ],
+    ids=["missing", "broken"],
+)
+def test_without_tools(doctor: Doctor, tmp_path: Path, tools: str, redirect: str, leftovers: str) -> None:
+    """Each that fails is named with what it says; nothing is taken for good."""
+    (tmp_path / "bin").mkdir()
+    for tool in tools.split():
+        path = tmp_path / "bin" / tool
+        path.write_text("#!/bin/sh\necho out of order >&2; exit 1\n")
+        path.chmod(0o755)
+    found = doctor("env", f"PATH={tmp_path / 'bin'}")
+    for check, words in (("redirect", redirect), ("leftover-rules", leftovers)):
+        [each] = found[check]
+        assert each["verdict"] == "not checked"
+        assert words in each["found"]

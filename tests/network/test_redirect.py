@@ -714,28 +714,12 @@ def test_no_dummy_devices(machine: Callable[..., Machine]) -> None:
         assert "metaproxy0" not in here.shell("ip -br link")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["apply", "--redirect.device=nowhere0"], "--redirect.device: there is no device nowhere0"),
-        (["apply", "--redirect.device=no such"], "--redirect.device: it is no device's name"),
-        (["apply", "--redirect.backend=ipfw"], "--redirect.backend: input should be 'auto', 'nftables'"),
-        (["apply", "--exclude-interface=cali+"], "--redirect.exclude-interface: routing rules take whole names"),
-        (["apply", "--exclude-source=0.0.0.0/0"], "--redirect.exclude-source: it is everybody"),
-        (["apply", "--exclude-source=10.1.0.1/16"], "--redirect.exclude-source: 10.1.0.1/16 has host bits set"),
-        (["repair"], "invalid choice: 'repair'"),
-        ([], "the following arguments are required: verb"),
-        (["apply", "--guard"], "--guard and --cilium say what to render"),
-        (["watch", "--json"], "--json goes with apply and check"),
-        (["apply", "--devise=x"], "--devise is unknown"),
-    ],
-)
-def test_bad_usage(machine: Callable[..., Machine], arguments: list[str], told: str) -> None:
-    """Exit code 2 and what is wrong."""
-    here = machine()
-    done = here.namespace.run(sys.executable, "-m", "metaproxy", "redirect", *arguments)
-    assert done.returncode == 2
-    assert told in done.stderr
+@pytest.mark.parametrize("verb", ["apply", "watch"])
+def test_a_device_that_is_not_there(machine: Callable[..., Machine], verb: str) -> None:
+    """Is bad usage."""
+    done = machine().namespace.run(sys.executable, "-m", "metaproxy", "redirect", verb, "--redirect.device=nowhere0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "metaproxy: --redirect.device: there is no device nowhere0\n"
 
 
 @pytest.mark.parametrize("verb", ["apply", "check", "remove", "watch"])

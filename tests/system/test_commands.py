@@ -207,6 +207,18 @@ def test_help_wins_over_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         (["health", "--admin.listen=none"], "metaproxy: --admin.listen: with none nobody can be asked; give --admin"),
         (["status", "--watch"], "metaproxy: --watch redraws a terminal: it goes with no --json and no pipe\n"),
         (["status", "--jsno"], "metaproxy: --jsno is unknown; the closest known one is --json\n"),
+        (["redirect", "apply", "--redirect.device=no such"], "metaproxy: --redirect.device: it is no device's name"),
+        (["redirect", "apply", "--redirect.backend=ipfw"], "metaproxy: --redirect.backend: input should be 'auto', "),
+        (["redirect", "apply", "--exclude-interface=cali+"], "metaproxy: --redirect.exclude-interface: routing rules"),
+        (["redirect", "apply", "--exclude-source=0.0.0.0/0"], "metaproxy: --redirect.exclude-source: it is everybody"),
+        (["redirect", "apply", "--exclude-source=10.1.0.1/16"], "metaproxy: --redirect.exclude-source: 10.1.0.1/16 ha"),
+        (["redirect", "repair"], "metaproxy: argument verb: invalid choice: 'repair' "),
+        (["redirect"], "metaproxy: the following arguments are required: verb\n"),
+        (["redirect", "apply", "--guard"], "metaproxy: --guard and --cilium say what to render\n"),
+        (["redirect", "check", "--cilium"], "metaproxy: --guard and --cilium say what to render\n"),
+        (["redirect", "watch", "--json"], "metaproxy: --json goes with apply and check\n"),
+        (["redirect", "render", "--json"], "metaproxy: --json goes with apply and check\n"),
+        (["redirect", "apply", "--devise=x"], "metaproxy: --devise is unknown; "),
         (["health", "--raedy"], "metaproxy: --raedy is unknown; the closest known one is --ready\n"),
     ],
 )
@@ -216,6 +228,26 @@ def test_bad_usage(words: list[str], said: str, capsys: pytest.CaptureFixture[st
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "not_there"),
+    [
+        ([], "dnat to 169.254.170.254:8181", "kind: "),
+        (["--redirect.backend=iptables-nft", "--include-interface=eni+"], "-i eni+", "dnat to"),
+        (["--guard"], "ip -4 rule add", "dnat to"),
+        (["--cilium"], "kind: CiliumLocalRedirectPolicy", "ip -4"),
+    ],
+)
+def test_the_redirect_on_paper(
+    words: list[str], there: str, not_there: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the form that is asked for, by whomever."""
+    assert main(["redirect", "render", *words]) == 0
+    told = capsys.readouterr()
+    assert there in told.out
+    assert not_there not in told.out
+    assert told.err == ""
 
 
 def test_settings_that_cannot_work() -> None:

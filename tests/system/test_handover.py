@@ -22,7 +22,7 @@ from tests.component.test_listwatch_suite import write_kubeconfig
 from tests.fakes.agent import ask, namespace_yaml, pod_yaml, write
 from tests.fakes.kube_api import FakeKubeApi, Fault
 from tests.fakes.process import ROLES, AgentProcess, until
-from tests.fakes.sts import FakeSts, Step
+from tests.fakes.sts import NODE_ARN, FakeSts, Step
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -32,6 +32,9 @@ PODS = [f"127.0.0.{number}" for number in range(2, 10)]
 
 SESSIONS = len(PODS) + 1
 """Each pod's, and that of one with another role."""
+
+OTHER_KEY = "ASIANODE000000000009"
+"""Another key of the node's role: who has it asks STS who that is, before it takes over."""
 
 TAKEOVERS = 10
 RATE = 1000
@@ -84,6 +87,17 @@ class Line:
         await agent.start()
         return agent
 
+    async def warming(self, gate: asyncio.Event) -> AgentProcess:
+        """Start one more that has what the former one gave first, and warms up until the gate opens."""
+        former = self.now
+        self.sts.arns[OTHER_KEY] = NODE_ARN
+        self.sts.settings["GetCallerIdentity"] = Step(gate=gate)
+        agent = await self.next(environment={"AWS_ACCESS_KEY_ID": OTHER_KEY})
+        await until("it warms up", lambda: '"a successor warms up"' in former.log(), former.log)
+        await until("it has what was given first", lambda: '"state read"' in agent.log(), agent.log)
+        assert '"listening"' not in agent.log()
+        return agent
+
     async def pods(self, **more: tuple[str, str]) -> None:
         """The eight pods, one of another role, and more: name to role and address."""
         await write(
@@ -110,7 +124,7 @@ async def line(folder: Path, *arguments: str) -> AsyncIterator[Line]:
         await made.pods()
         try:
             await (await made.next()).until_ready()
-            await until("every session is held", lambda: len(sts.calls()) == SESSIONS, made.now.log)
+            await until("every session is held", lambda: len(sts.calls()) >= SESSIONS, made.now.log)
             yield made
         except BaseException:
             for agent in made.agents:
@@ -137,6 +151,15 @@ async def until_own_ready(agent: AgentProcess) -> None:
         return await agent.own("/readyz") == "ok\n"
 
     await until("the agent is ready", ready, agent.log)
+
+
+async def until_known(agent: AgentProcess) -> None:
+    """The process itself says who it is to STS."""
+
+    async def known() -> bool:
+        return NODE_ARN in await agent.own("/readyz?verbose")
+
+    await until("its own identity is known", known, agent.log)
 
 
 async def until_metric(agent: AgentProcess, line: str) -> None:
@@ -216,10 +239,9 @@ async def test_a_request_that_is_held_is_answered_by_who_holds_it(tmp_path: Path
     async with line(tmp_path, "--server.hold=9", f"--tokens.key-file={tmp_path / 'key'}") as upgrade:
         former = upgrade.now
         _, token = await former.ask(PODS[0], TOKEN, method="PUT", headers=TTL)
-        upgrade.sts.settings = {"GetCallerIdentity": Step(gate=warm), slow: Step(gate=gate)}
-        agent = await upgrade.next()
+        upgrade.sts.settings[slow] = Step(gate=gate)
         try:
-            await until("it warms up", lambda: '"state read"' in agent.log(), agent.log)
+            agent = await upgrade.warming(warm)
             await upgrade.pods(slow=("shop-slow", "127.0.0.21"))
             held = asyncio.create_task(former.ask("127.0.0.21"))
             await until("STS is asked", lambda: upgrade.sts.calls(slow), former.log)
@@ -238,21 +260,34 @@ async def test_a_request_that_is_held_is_answered_by_who_holds_it(tmp_path: Path
         assert await agent.ask(PODS[0], headers=shown) == (200, b"shop-web")
 
 
+@pytest.mark.parametrize("settings", [(), ("--assume-role-arn=arn:aws:iam::123456789012:role/hop",)], ids=["", "hop"])
+async def test_while_sts_is_away(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    """The successor is who the former process was, by the same keys: ready at once, with all that is held."""
+    async with line(tmp_path, *settings) as upgrade:
+        await until_all_told(upgrade.now)
+        await upgrade.now.until_told("127.0.0.10", 200, "AccessKeyId", f"{ROLES}shop-orders")
+        calls = len(upgrade.sts.calls())
+        upgrade.sts.always = Step(reset=True)
+        for _ in range(2):
+            agent = await upgrade.follow()
+            await agent.until_ready()
+            await until_all_told(agent)
+            await until_known(agent)
+        assert len(upgrade.sts.calls()) == calls
+
+
 async def test_what_is_learnt_while_a_successor_warms_up(tmp_path: Path) -> None:
     """A session and a refusal that came after the first state was given are in the last: neither is asked for again."""
     gate = asyncio.Event()
     late, refused = (f"arn:aws:iam::123456789012:role/shop-{name}" for name in ("late", "refused"))
     async with line(tmp_path) as upgrade:
         former = upgrade.now
-        upgrade.sts.settings = {"GetCallerIdentity": Step(gate=gate), refused: Step(status=403, code="AccessDenied")}
-        agent = await upgrade.next()
+        upgrade.sts.settings[refused] = Step(status=403, code="AccessDenied")
         try:
-            await until("it warms up", lambda: '"a successor warms up"' in former.log(), former.log)
-            await until("it has what was given first", lambda: '"state read"' in agent.log(), agent.log)
+            agent = await upgrade.warming(gate)
             await upgrade.pods(late=("shop-late", "127.0.0.21"), refused=("shop-refused", "127.0.0.22"))
             session = await former.until_told("127.0.0.21", 200, "AccessKeyId", f"{ROLES}shop-late")
             await former.until_told("127.0.0.22", 403, "StsDenied", f"{ROLES}shop-refused")
-            assert '"listening"' not in agent.log()
         finally:
             gate.set()
         await until("it has taken over", lambda: '"handed over"' in former.log(), former.log)
@@ -266,10 +301,7 @@ async def test_a_successor_that_dies_while_it_warms_up(tmp_path: Path) -> None:
     gate = asyncio.Event()
     async with line(tmp_path) as upgrade:
         former = upgrade.now
-        upgrade.sts.settings["GetCallerIdentity"] = Step(gate=gate)
-        agent = await upgrade.next()
-        await until("it warms up", lambda: '"state read"' in agent.log(), agent.log)
-        assert '"listening"' not in agent.log()
+        agent = await upgrade.warming(gate)
         assert await former.ask(PODS[0]) == (200, b"shop-web")
         assert await agent.stop(signal.SIGKILL) == -signal.SIGKILL
         upgrade.agents.pop()
@@ -288,9 +320,7 @@ async def test_a_predecessor_that_dies_while_its_successor_warms_up(tmp_path: Pa
     async with line(tmp_path) as upgrade:
         former = upgrade.now
         await former.until_told("127.0.0.10", 200, "shop-orders")
-        upgrade.sts.settings["GetCallerIdentity"] = Step(gate=gate)
-        agent = await upgrade.next()
-        await until("it warms up", lambda: '"state read"' in agent.log(), agent.log)
+        agent = await upgrade.warming(gate)
         await former.stop(signal.SIGKILL)
         upgrade.agents.remove(former)
         assert await agent.ask(PODS[0]) == (200, b"shop-web")
@@ -478,7 +508,7 @@ class Other:
 
     async def state(self) -> bytes:
         """Of no use."""
-        return b'{"format":2,"state":"quite another"}'
+        return b'{"format":3,"state":"quite another"}'
 
     def rest(self, resting: bool) -> None:
         """It is told to rest, or to go on."""
@@ -662,10 +692,9 @@ async def test_what_the_api_server_says_while_a_successor_warms_up(tmp_path: Pat
             former = await upgrade.next()
             await former.until_ready()
             await former.until_told(PODS[0], 200, "shop-a")
-            sts.settings["GetCallerIdentity"] = Step(gate=gate)
             for resource in ("pods", "namespaces"):
                 api.fail("watch", resource, Fault(open=True))
-            agent = await upgrade.next()
+            agent = await upgrade.warming(gate)
             await api.until(lambda: all(len(api.asked("watch", each)) == 2 for each in ("pods", "namespaces")))
             api.delete_pod("shop", "a")
             api.create_pod("shop", "c", node="node-1", annotations={"iam.amazonaws.com/role": "shop-c"})

@@ -14,7 +14,7 @@ from metaproxy.caller import Directory, Memory
 from metaproxy.carriers import Carrier, Lives
 from metaproxy.credentials import Credentials, Secret
 from metaproxy.errors import StsDenied
-from metaproxy.handoverstate import Failure, Held, MisfitError, State, Terms
+from metaproxy.handoverstate import Failure, Held, MisfitError, Own, State, Terms
 from metaproxy.netlink import Link
 from metaproxy.pods import PERMITTED, ROLE, Namespace, Pod
 from metaproxy.roles import AssumeRole, RoleArn
@@ -43,6 +43,9 @@ REFUSED = Held(
     failures=2,
     failing=25.0,
     retry_in=10.0,
+)
+OWN = Own(
+    arn="arn:aws:sts::123456789012:assumed-role/node/a,b=c", access_key_id="ASIA0", method="iam-role", separate=HELD
 )
 BRIDGE, MAC = 1, b"\2\0\0\0\0\1"
 
@@ -81,6 +84,7 @@ def a_state() -> State:
     return State(
         terms=Terms(source="s", network="n", issuer="i", principal="p", keys="k"),
         key=Secret("ab" * 32),
+        own=OWN,
         sessions=(HELD, REFUSED),
         directory=a_directory().memory(),
         newest=(10, 3),
@@ -162,8 +166,8 @@ def test_every_part_exchanged(change: Any) -> None:
 def test_another_format() -> None:
     """It is not read, and the message says which it is."""
     whole = json.loads(handoverstate.write(a_state()))
-    with pytest.raises(MisfitError, match="its format is 2 and not 1"):
-        handoverstate.read(json.dumps(whole | {"format": 2}).encode())
+    with pytest.raises(MisfitError, match="its format is 3 and not 2"):
+        handoverstate.read(json.dumps(whole | {"format": 3}).encode())
 
 
 def with_pod(**more: Any) -> dict[str, Any]:
@@ -198,6 +202,12 @@ assert TIES is not None
     [
         ({"key": Secret("ab")}, "token key"),
         ({"key": Secret("no key")}, "token key"),
+        ({"own": replace(OWN, arn="")}, "an identity"),
+        ({"own": replace(OWN, arn="a b")}, "an identity"),
+        ({"own": replace(OWN, access_key_id="A" * 2049)}, "an identity"),
+        ({"own": replace(OWN, method="")}, "an identity"),
+        ({"own": replace(OWN, separate=replace(HELD, credentials=replace(SESSION, account="1")))}, "a session"),
+        ({"own": replace(OWN, separate=replace(HELD, call=replace(CALL, session_name="a b")))}, "a call"),
         ({"newest": (-1, 0)}, "version"),
         ({"sessions": (HELD, HELD)}, "twice"),
         ({"sessions": (replace(HELD, call=replace(CALL, duration=1)),)}, "a call"),

@@ -51,6 +51,7 @@ def written(directory: Directory, table: Table) -> bytes:
         State(
             terms=terms,
             key=None,
+            own=None,
             sessions=(),
             directory=directory.memory(),
             newest=(0, 0),

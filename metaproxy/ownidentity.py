@@ -1,0 +1,59 @@
+"""Who we are to STS: as it has answered, or by the word of the process before until it answers.
+
+Knows: which identity is ours, when STS was asked for it last, whether it takes our keys.
+Must not know: how STS is asked, how keys are found, the clock. Times are the loop's seconds.
+"""
+
+from contextlib import suppress
+
+from metaproxy.credentials import Keys
+from metaproxy.errors import IssueError
+from metaproxy.handoverstate import Held, Own
+from metaproxy.stsanswers import Identity, identity_in
+
+FRESH = 3600.0
+"""Seconds after which STS is asked again who we are."""
+
+
+class OwnIdentity:
+    """See the module. `proven`: STS takes our keys, or took those of the process before, which was the same."""
+
+    def __init__(self) -> None:
+        self._asked = float("-inf")
+        self._heard: Own | None = None
+        self.now: Identity | None = None
+        self.proven = False
+
+    @property
+    def role(self) -> str:
+        """The role that trust policies must name; empty while it is not known."""
+        return self.now.role if self.now is not None else ""
+
+    def due(self, now: float) -> bool:
+        """Whether STS is to be asked."""
+        return now >= self._asked + FRESH
+
+    def told(self, identity: Identity, now: float) -> bool:
+        """STS has answered; whether with another identity than ours was."""
+        before, self.now = self.now, identity
+        self._asked, self.proven = now, True
+        return before != identity
+
+    def heard(self, own: Own) -> None:
+        """The process before was this to STS."""
+        self._heard = own
+
+    def recognized(self, keys: Keys) -> bool:
+        """Whether the first keys that were found show that we are who the process before was; so from now on we are."""
+        heard, self._heard = self._heard, None
+        if heard is None or not heard.has(keys):
+            return False
+        with suppress(IssueError):
+            self.now, self.proven = identity_in({"Arn": heard.arn}), True
+        return self.proven
+
+    def own(self, keys: Keys, separate: Held | None) -> Own | None:
+        """What the process after this one may hear: who we are by these keys; None while that is not known."""
+        if self.now is None:
+            return None
+        return Own(arn=self.now.arn, access_key_id=keys.access_key_id, method=keys.method, separate=separate)
