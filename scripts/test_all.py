@@ -75,6 +75,7 @@ BROWSER = ("chromium", "fonts-dejavu-core")
 IMAGE_TOOLS = {
     "buildah": "buildah",
     "crun": "crun",
+    "dockerd": "docker.io",
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",

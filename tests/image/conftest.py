@@ -8,7 +8,7 @@ import pytest
 
 from tests.image.building import Image, Store
 
-TOOLS = ("buildah", "crun", "ip", "make", "mmdebstrap", "nft", "podman", "unshare")
+TOOLS = ("buildah", "crun", "dockerd", "ip", "make", "mmdebstrap", "nft", "podman", "unshare")
 
 
 @pytest.fixture(scope="session")
