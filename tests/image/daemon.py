@@ -36,7 +36,8 @@ class Docker:
         places = {"data-root": "data", "exec-root": "exec", "pidfile": "pid"}
         words = [f"--{name}={self._folder / place}" for name, place in places.items()]
         words += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
-        daemon = ["sh", "-c", 'exec "$@" 2>&1', "-", "dockerd", *words, "--host", self._socket]
+        # What it mounts goes with it: some of that it would leave behind.
+        daemon = ["unshare", "-m", "sh", "-c", 'exec "$@" 2>&1', "-", "dockerd", *words, "--host", self._socket]
         self._process = Process([*self._before, *daemon])
         try:
             self._process.wait_for("API listen on", seconds=STARTED)

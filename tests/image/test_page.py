@@ -82,3 +82,4 @@ def test_docker(tmp_path: Path, typed: Typed) -> None:
             assert "rules: IPv4: no table ip metaproxy\n" in desk.type(check, 1)
     finally:
         node.close()
+    assert str(places[0]) not in Path("/proc/mounts").read_text()
