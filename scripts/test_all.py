@@ -80,6 +80,7 @@ IMAGE_TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
     "podman": "podman",
+    "qemu-aarch64-static": "qemu-user-static",
     "unshare": "util-linux",
 }
 """Tools of the image suite, and the Debian packages that have them."""
