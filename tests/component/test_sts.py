@@ -688,7 +688,7 @@ async def test_refused_node_keys_while_hopping(
 # Who the process before was
 
 
-FORMER = Own(arn=NODE_ARN.replace("i-", "i-9"), access_key_id=NODE_KEY, method="env")
+FORMER = Own(arn=NODE_ARN.replace("i-", "i-9"), access_key_id=NODE_KEY, method="env", separate=None)
 
 
 async def believes(sts: Sts, fake: FakeSts, own: Own) -> bool:
@@ -731,6 +731,33 @@ async def test_the_nodes_role_is_the_same_identity(
     """Its metadata service gives other keys of it every hour."""
     sts = Sts(Options(region=REGION, endpoint_url=fake.url, metadata_url=metadata.url), clock=wall)
     assert await believes(sts, fake, replace(FORMER, access_key_id="ASIAOTHER", method=method)) is believed
+
+
+@pytest.mark.parametrize(("external_id", "believed"), [("x-1", True), ("x-2", False)])
+async def test_the_separate_roles_session_goes_on(
+    fake: FakeSts, wall: Wall, made: Any, external_id: str, believed: bool
+) -> None:
+    """While STS is away, if it was asked for in the same way; it signs calls, and is renewed as it was to be."""
+    async with made(hop=HOP, hop_external_id="x-1") as former:
+        await former.usable()
+        await until(lambda: former.own is not None)
+        own = former.own
+    fake.always = Step(reset=True)
+    options = Options(region=REGION, endpoint_url=fake.url, hop=HOP, hop_external_id=external_id)
+    sts = Sts(options, clock=wall, chance=lambda: 0.0)
+    sts.adopt(own)
+    before = len(fake.asked)
+    async with running(sts):
+        await until(lambda: len(fake.asked) > before)
+        assert (sts.trouble() is None) is believed
+        if believed:
+            fake.always = Step()
+            await sts.issue(call())
+            assert fake.calls(APP.arn)[-1].key == own.separate.credentials.access_key_id
+            assert len(fake.calls(HOP.arn)) == 1
+            wall.ahead = 2200
+            await sts.issue(call())
+            await until(lambda: len(fake.calls(HOP.arn)) == 2)
 
 
 # Where our own keys come from

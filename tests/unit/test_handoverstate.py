@@ -44,7 +44,9 @@ REFUSED = Held(
     failing=25.0,
     retry_in=10.0,
 )
-OWN = Own(arn="arn:aws:sts::123456789012:assumed-role/node/a,b=c", access_key_id="ASIA0", method="iam-role")
+OWN = Own(
+    arn="arn:aws:sts::123456789012:assumed-role/node/a,b=c", access_key_id="ASIA0", method="iam-role", separate=HELD
+)
 BRIDGE, MAC = 1, b"\2\0\0\0\0\1"
 
 
@@ -204,6 +206,8 @@ assert TIES is not None
         ({"own": replace(OWN, arn="a b")}, "an identity"),
         ({"own": replace(OWN, access_key_id="A" * 2049)}, "an identity"),
         ({"own": replace(OWN, method="")}, "an identity"),
+        ({"own": replace(OWN, separate=replace(HELD, credentials=replace(SESSION, account="1")))}, "a session"),
+        ({"own": replace(OWN, separate=replace(HELD, call=replace(CALL, session_name="a b")))}, "a call"),
         ({"newest": (-1, 0)}, "version"),
         ({"sessions": (HELD, HELD)}, "twice"),
         ({"sessions": (replace(HELD, call=replace(CALL, duration=1)),)}, "a call"),
