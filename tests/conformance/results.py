@@ -246,8 +246,8 @@ def faults(result: Result, expected: Expected, client: Client) -> list[str]:
 def taken(result: Result, found: Sequence[str], late: float) -> bool:
     """Whether the machine has made the one fault that was found, not the agent and not the client.
 
-    It was `late` by more than the situation leaves to it (seconds) while the request was held, so that what came in
-    time came too late: the agent has refused at the role list, as it must, or the client has left.
+    It was `late` by more than the situation leaves to it (seconds, in all) while the request was held, so that what
+    came in time came too late: the agent has refused at the role list, as it must, or the client has left.
     """
     held = result.at in {f"{Step.LIST} {STATUS[Reason.STS_PENDING]}", ""}
     return list(found) == [NO_CREDENTIALS] and held and late > SPARE
