@@ -1,4 +1,4 @@
-"""What the cells of the matrix share: the STS, the agent that serves most of them, agents with a clock to set, turns.
+"""What the cells share: the STS, the agent that serves most of them, agents with a clock to set, turns, the machine.
 
 Knows: how agents are set up, started, lent and ended.
 Must not know: cells, clients, situations.
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.conformance.clocks import Clock
+from tests.conformance.lateness import Lateness
 from tests.fakes.process import AgentProcess
 from tests.fakes.sts import FakeSts
 
@@ -47,6 +48,7 @@ class Stage:
     def __init__(self, folder: Path, sts: FakeSts, upstream: str) -> None:
         self.sts = sts
         self.turns = asyncio.Semaphore(TURNS)
+        self.lateness = Lateness()
         self.codes: list[tuple[int, str]] = []
         self.node: Node
         self._folder, self._upstream = folder, upstream
@@ -57,6 +59,8 @@ class Stage:
 
     async def __aenter__(self) -> Self:
         async with self._stack:
+            looking = asyncio.create_task(self.lateness.run(), name="lateness")
+            self._stack.callback(looking.cancel)
             self.node = await self._stack.enter_async_context(self.made(self._folder / "shared"))
             self._stack = self._stack.pop_all()
         return self
