@@ -24,7 +24,7 @@ from metaproxy.errors import IssueError, StsOwnIdentity
 from metaproxy.handoverstate import Own
 from metaproxy.keyring import Keyring
 from metaproxy.keyrounds import KeyRounds, not_renewed
-from metaproxy.ownidentity import OwnIdentity
+from metaproxy.ownidentity import OwnIdentity, away
 from metaproxy.roles import AssumeRole, session_name
 from metaproxy.stsanswers import Identity, identity_in
 from metaproxy.stsclient import Options, StsClient
@@ -133,11 +133,12 @@ class Sts:
             return self._options.hop.arn
         return self._identity.role
 
-    @property
-    def own(self) -> Own | None:
-        """Who we are, for a process that comes after this one; None unless STS takes the keys at hand."""
+    async def own(self) -> Own | None:
+        """Our word for who we are, to the process after this one; None where STS answers, or has refused our keys."""
         keys = None if self._keyring.suspect else self._keyring.own
-        return None if keys is None else self._identity.own(keys)
+        if keys is None or not await away(lambda: self._identify(keys)):
+            return None
+        return self._identity.own(keys)
 
     def adopt(self, own: Own) -> None:
         """Another process of this node was this to STS: so are we, with the same keys, until STS is heard itself."""
