@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from metaproxy.credentials import Keys
 from metaproxy.errors import IssueError, StsOwnIdentity
-from metaproxy.handoverstate import Own
+from metaproxy.handoverstate import Held, Own
 from metaproxy.stsanswers import Identity, identity_in
 
 FRESH = 3600.0
@@ -72,8 +72,8 @@ class OwnIdentity:
             self.now, self.proven = identity_in({"Arn": heard.arn}), True
         return self.proven
 
-    def own(self, keys: Keys) -> Own | None:
+    def own(self, keys: Keys, separate: Held | None) -> Own | None:
         """What the process after this one may hear: who we are by these keys; None while that is not known."""
         if self.now is None:
             return None
-        return Own(arn=self.now.arn, access_key_id=keys.access_key_id, method=keys.method)
+        return Own(arn=self.now.arn, access_key_id=keys.access_key_id, method=keys.method, separate=separate)
