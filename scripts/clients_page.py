@@ -50,6 +50,10 @@ A request is held for 0.9 seconds, for most clients wait for one. When STS takes
 ask again by themselves have credentials with their first call all the same; the others have an error of their own then,
 and credentials with the second call, unless they are of those below that never look again.
 
+The situations leave a fifth of a second of those 0.9 to the machine. A first call that ends without credentials while
+the process of the matrix was late by more than that in all is lost to the machine, and told by name: no more than six
+of them may be in a run, and none is among the rows below.
+
 What this does not show:
 
 - Some clients are built with fewer parts than usual (rclone with one back end, Rust without TLS), and Go v1 with the

@@ -23,6 +23,7 @@ takes, far less than a client takes that asks without end."""
 
 _REASON = re.compile(r"\b(" + "|".join(sorted(reason.value for reason in Reason)) + r")\b")
 
+NO_CREDENTIALS = "no credentials with the first call"
 SHOWN, NOT_SHOWN = "shown", "not shown"
 
 STATUS = {Reason.STS_DENIED: 403, Reason.NOT_PERMITTED: 403, Reason.NO_ROLE: 404, Reason.STS_PENDING: 503}
@@ -167,6 +168,10 @@ class Run:
         )
 
 
+SPARE = 0.2
+"""Seconds of the 0.9 for which a request is held that the situations leave to the machine, at least."""
+
+
 def of(client: Client, situation: str, tokens: str, calls: Sequence[Call]) -> Result:
     """What came of a cell with these calls: one, two, or three when the last is made with a new object."""
     first, again, anew = (*calls, Call(Got.NOTHING), Call(Got.NOTHING))[:3]
@@ -201,7 +206,7 @@ def faults(result: Result, expected: Expected, client: Client) -> list[str]:
         (again not in {Got.CREDENTIALS, Got.REFUSED, Got.NOTHING}, f"the second call: {again}"),
         (
             refused and expected.reason is None and (client.finds_region or not expected.region),
-            "no credentials with the first call",
+            NO_CREDENTIALS,
         ),
         (
             result.got is Got.CREDENTIALS and expected.reason is not None and not expected.either,
@@ -236,6 +241,16 @@ def faults(result: Result, expected: Expected, client: Client) -> list[str]:
         ),
     )
     return [text for holds, text in rules if holds]
+
+
+def taken(result: Result, found: Sequence[str], late: float) -> bool:
+    """Whether the machine has made the one fault that was found, not the agent and not the client.
+
+    It was `late` by more than the situation leaves to it (seconds, in all) while the request was held, so that what
+    came in time came too late: the agent has refused at the role list, as it must, or the client has left.
+    """
+    held = result.at in {f"{Step.LIST} {STATUS[Reason.STS_PENDING]}", ""}
+    return list(found) == [NO_CREDENTIALS] and held and late > SPARE
 
 
 def _bounds(which: str, requests: int, seconds: float, client: Client, *, refused: bool) -> Iterable[tuple[bool, str]]:

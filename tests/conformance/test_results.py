@@ -103,6 +103,23 @@ def test_faults(result: Result, expected: Expected, number: int) -> None:
     assert len(found) == number, found
 
 
+@pytest.mark.parametrize(
+    ("change", "late", "taken"),
+    [
+        ({"at": "list 503"}, 0.3, True),
+        ({"at": "", "left": 1}, 0.3, True),
+        ({"at": "list 503"}, 0.1, False),
+        ({"at": "list 403"}, 0.3, False),
+        ({"at": "credentials 503", "late": 1}, 0.3, False),
+        ({"at": "list 503", "again": Got.REFUSED}, 0.3, False),
+    ],
+)
+def test_what_the_machine_takes(change: dict[str, object], late: float, taken: bool) -> None:
+    """Is a request that was held, and nothing beside it, when it was late by then for more than is left to it."""
+    result = replace(FINE, got=Got.REFUSED, **change)  # type: ignore[arg-type]
+    assert results.taken(result, results.faults(result, Expected(again=True), CLIENT), late) is taken
+
+
 def test_region() -> None:
     """Who finds its region must have credentials without one being told."""
     refused = replace(FINE, got=Got.REFUSED)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from metaproxy import handoverstate
 from metaproxy.caller import Directory, Memory
 from metaproxy.carriers import Carrier, Lives
-from metaproxy.credentials import Credentials, Secret
+from metaproxy.credentials import Credentials, Keys, Secret
 from metaproxy.errors import StsDenied
 from metaproxy.handoverstate import Failure, Held, MisfitError, Own, State, Terms
 from metaproxy.netlink import Link
@@ -161,6 +161,22 @@ def test_every_part_exchanged(change: Any) -> None:
         directory.delete_pod("u3", 20)
     # Texts that may be anything, and what may be empty or missing.
     assert taken < 60
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "former", "same"),
+    [
+        ("ASIA0", "env", "iam-role", True),
+        ("ASIA1", "iam-role", "iam-role", True),
+        ("ASIA1", "iam-role", "env", False),
+        ("ASIA1", "env", "iam-role", False),
+        ("ASIA1", "env", "env", False),
+    ],
+)
+def test_who_has_the_same_keys(key: str, method: str, former: str, same: bool) -> None:
+    """By their name, or both the node's role's, which gives others every hour."""
+    keys = Keys(access_key_id=key, secret_access_key=Secret("x"), session_token=None, method=method)
+    assert replace(OWN, method=former).has(keys) is same
 
 
 def test_another_format() -> None:
