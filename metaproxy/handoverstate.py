@@ -100,7 +100,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """Who a process is to STS, which has told it so: the `arn` of its identity.
+    """Who a process is to STS, which has told so it or one before it: the `arn` of its identity.
 
     Its own keys at that time: `access_key_id` of them, and by which `method` of botocore's chain they were found.
     `separate`: the session of the separate role that it has by them; None when there is none.
@@ -123,8 +123,8 @@ class Own:
 class State:
     """All that is handed over.
 
-    `key` signs tokens, as hexadecimal text; None when it is in a file. `own` is None while it is not known. `newest`
-    are the newest versions that were seen of pods and namespaces. `lives` are the kernel's devices that
+    `key` signs tokens, as hexadecimal text; None when it is in a file. `own` is None where STS can be asked for it.
+    `newest` are the newest versions that were seen of pods and namespaces. `lives` are the kernel's devices that
     `directory.ties` speaks of.
     """
 

@@ -24,7 +24,7 @@ from metaproxy.errors import IssueError, StsOwnIdentity
 from metaproxy.handoverstate import Own
 from metaproxy.keyring import Keyring
 from metaproxy.keyrounds import KeyRounds, not_renewed
-from metaproxy.ownidentity import OwnIdentity
+from metaproxy.ownidentity import OwnIdentity, away
 from metaproxy.roles import AssumeRole
 from metaproxy.stsanswers import Identity, identity_in
 from metaproxy.stsclient import Options, StsClient
@@ -130,16 +130,16 @@ class Sts:
             return self._options.hop.arn
         return self._identity.role
 
-    @property
-    def own(self) -> Own | None:
-        """Who we are, for a process that comes after this one; None unless STS takes the keys at hand."""
+    async def own(self) -> Own | None:
+        """Our word for who we are, to the process after this one; None where STS answers, or has refused our keys."""
         keys = None if self._keyring.suspect else self._keyring.own
+        if keys is None or not await away(lambda: self._identify(keys)):
+            return None
         call = self._options.separate
-        separate = None if call is None else self._keyring.held(call, self._clock())
-        return None if keys is None else self._identity.own(keys, separate)
+        return self._identity.own(keys, None if call is None else self._keyring.held(call, self._clock()))
 
     def adopt(self, own: Own) -> None:
-        """Another process of this node was this to STS: so are we, with the same keys, until STS is heard itself.
+        """By the word of another process of this node we are this, with the same keys, until STS is heard itself.
 
         And what it had of the separate role, asked for in the same way, is ours.
         """
@@ -245,7 +245,7 @@ class Sts:
             )
         self._keyring.own = keys
         if self._identity.recognized(keys):
-            log.info("own identity, by the word of the process before", identity=self.status())
+            log.warning("own identity, by the word of the process before", identity=self.status())
         if self._options.hop is None and self._rounds.failure is None:
             self._rounds.ended(None)  # pods need not wait for the rest of the first round
 

@@ -693,20 +693,27 @@ async def test_refused_node_keys_while_hopping(
 FORMER = Own(arn=NODE_ARN.replace("i-", "i-9"), access_key_id=NODE_KEY, method="env", separate=None)
 
 
+AWAY = [Step(reset=True)] * 2
+"""Of a connection that ends once STS may not know."""
+
+
 async def believes(sts: Sts, fake: FakeSts, own: Own) -> bool:
     """Whether it is who it was told to be, and works, until STS tells who it is."""
     gate = asyncio.Event()
     fake.settings["GetCallerIdentity"] = Step(gate=gate)
     sts.adopt(own)
-    async with running(sts):
-        await until(lambda: fake.asked)  # that is the last step of a round
-        works, first = sts.trouble() is None, sts.own
-        gate.set()
-        await until(lambda: sts.own is not None and sts.own.arn == NODE_ARN)
-        assert sts.trouble() is None
-        assert (await sts.identity()).arn == NODE_ARN
-    assert works == (first is not None)
-    assert first is None or (first.arn, first.access_key_id) == (own.arn, NODE_KEY)
+    with capture_logs() as logs:
+        async with running(sts):
+            await until(lambda: fake.asked)  # that is the last step of a round
+            works = sts.trouble() is None
+            fake.script(*AWAY, role="GetCallerIdentity")
+            word = await sts.own()
+            gate.set()
+            await until(lambda: any(line["event"] == "own identity" for line in logs))
+            assert sts.trouble() is None
+            assert (await sts.identity()).arn == NODE_ARN
+    assert works == (word is not None)
+    assert word is None or (word.arn, word.access_key_id) == (own.arn, NODE_KEY)
     return works
 
 
@@ -714,6 +721,7 @@ async def believes(sts: Sts, fake: FakeSts, own: Own) -> bool:
     ("own", "believed"),
     [
         (FORMER, True),
+        (replace(FORMER, arn=NODE_ARN), True),
         (replace(FORMER, method="shared-credentials-file"), True),
         (replace(FORMER, access_key_id="ASIAOTHER"), False),
         (replace(FORMER, access_key_id="ASIAOTHER", method="iam-role"), False),
@@ -735,6 +743,42 @@ async def test_the_nodes_role_is_the_same_identity(
     assert await believes(sts, fake, replace(FORMER, access_key_id="ASIAOTHER", method=method)) is believed
 
 
+@pytest.mark.parametrize(
+    ("steps", "given"),
+    [
+        (AWAY, True),
+        ([Step(status=503, code="ServiceUnavailable")] * 2, True),
+        ([Step(status=400, code="Throttling")] * 2, True),
+        ([Step(hang=True)], True),
+        ([], False),
+        ([AWAY[0]], False),
+        ([Step(status=403, code="ExpiredToken")], False),
+        ([Step(status=403, code="AccessDenied")], False),
+    ],
+)
+async def test_our_word_is_given_while_sts_is_away(
+    fake: FakeSts, made: Any, monkeypatch: pytest.MonkeyPatch, steps: list[Step], given: bool
+) -> None:
+    """Not where it answers us, or refuses our keys: who comes after us has to prove itself then."""
+    monkeypatch.setattr(ownidentity, "PATIENCE", 0.1 if any(step.hang for step in steps) else PATIENCE)
+    async with made(connect_timeout=PATIENCE) as sts:
+        await sts.identity()
+        fake.script(*steps, role="GetCallerIdentity")
+        word = await sts.own()
+    assert word == (Own(arn=NODE_ARN, access_key_id=NODE_KEY, method="env", separate=None) if given else None)
+
+
+async def test_no_word_is_given_of_keys_that_sts_refused(fake: FakeSts, made: Any) -> None:
+    """Nor of any before there are some: that STS is away since makes them no better."""
+    async with made(connect_timeout=PATIENCE) as sts:
+        assert await sts.own() is None
+        await sts.identity()
+        fake.script(Step(status=403, code="ExpiredToken"), role=APP.arn)
+        fake.settings["GetCallerIdentity"] = AWAY[0]
+        await refused(sts)
+        assert await sts.own() is None
+
+
 @pytest.mark.parametrize(("external_id", "believed"), [("x-1", True), ("x-2", False)])
 async def test_the_separate_roles_session_goes_on(
     fake: FakeSts, wall: Wall, made: Any, external_id: str, believed: bool
@@ -742,9 +786,10 @@ async def test_the_separate_roles_session_goes_on(
     """While STS is away, if it was asked for in the same way; it signs calls, and is renewed as it was to be."""
     async with made(hop=HOP, hop_external_id="x-1") as former:
         await former.usable()
-        await until(lambda: former.own is not None)
-        own = former.own
-    fake.always = Step(reset=True)
+        await former.identity()
+        fake.always = Step(reset=True)
+        own = await former.own()
+    assert own is not None
     options = Options(region=REGION, endpoint_url=fake.url, hop=HOP, hop_external_id=external_id)
     sts = Sts(options, clock=wall, chance=lambda: 0.0)
     sts.adopt(own)

@@ -202,6 +202,7 @@ async def test_a_second_call(make: Make) -> None:
 async def test_a_call_without_an_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is told from an error, and its process is ended."""
     monkeypatch.setattr(calls_module, "HANG", 2.0)
+    monkeypatch.setattr(calls_module, "END", 2.0)
     client = make("import time\nwhile True: time.sleep(1)", "program")
     await client.first()
     assert client.calls[0].got is Got.HUNG
