@@ -23,9 +23,10 @@ TURNS, LENT = 2 * len(os.sched_getaffinity(0)), 8
 """How many cells are awake at once: the agent must have its share of the machine, as on a node; and how many agents
 there are at most whose clock can be set."""
 
-PATIENCE = 45.0
+PATIENCE, START = 45.0, 180.0
 """Seconds for each thing that is waited for in a cell: the longest is that STS, which denied, is asked again. A fault
-costs each cell so much, as long as cells are played (tally.py)."""
+costs each cell so much, as long as cells are played (tally.py). And for an agent to start, or to end: what it has to do
+is work, of which a busy machine does little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ class Stage:
                 *flags,
             ),
             clock.environment,
-            patience=PATIENCE,
+            patience=START,
         )
         await agent.start()
         try:
@@ -97,12 +98,16 @@ class Stage:
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[Node]:
-        """An agent that serves nobody else meanwhile. Its clock is right at first, and must be again at the end."""
+        """An agent that serves nobody else meanwhile. Its clock is right at first, and must be again at the end.
+
+        Whoever asks has no turn: a start takes one, for eight of them at once took a minute.
+        """
         if self._free.empty() and self._made < LENT:
             self._made += 1
             folder = self._folder / f"lent{next(self._numbers)}"
             try:
-                node = await self._stack.enter_async_context(self.made(folder))
+                async with self.turns:
+                    node = await self._stack.enter_async_context(self.made(folder))
             except BaseException:
                 self._made -= 1  # else those who wait would wait for one that never comes
                 raise
