@@ -136,6 +136,8 @@ def _outcomes(clients: Sequence[Client], options: argparse.Namespace) -> tuple[l
         cores=len(os.sched_getaffinity(0)),
         load=round(load, 1),
     )
+    if run.too_long:
+        wrong.append(f"the run: more than {results.TEN_MINUTES} s, of a machine that had cores to spare when it began")
     print(f"==== {run.words}", flush=True)
     return outcomes, wrong, run
 
@@ -224,11 +226,12 @@ async def _play(stage: Stage, post: Post, job: Job, tally: Tally, *, verbose: bo
     """What came of the cell, what is wrong with it, and how late the machine was while its role list was held."""
     client, situation = job.client, job.situation
     cell = Cell(stage, post, client, number=job.number, tokens=job.tokens, region=situation.region)
-    broken = []
+    broken, began = [], asyncio.get_running_loop().time()
     try:
         await situation.play(cell)
     except Exception as error:  # noqa: BLE001  one cell that cannot be played must not cost the outcome of all others
-        broken = [f"it could not be played: {_words(error)}"]
+        meanwhile = f"the machine was late by {stage.lateness.total(began):.2f} s in all meanwhile"
+        broken = [f"it could not be played: {_words(error)} ({meanwhile})"]
     finally:
         await cell.close()
     if broken or any(call.got is Got.HUNG for call in cell.calls):

@@ -19,6 +19,9 @@ FILE = Path(__file__).parent / "results.json"
 
 _REASON = re.compile(r"\b(" + "|".join(sorted(reason.value for reason in Reason)) + r")\b")
 
+TEN_MINUTES = 600
+"""Seconds for a run of the whole matrix."""
+
 SHOWN, NOT_SHOWN = "shown", "not shown"
 
 STATUS = {Reason.STS_DENIED: 403, Reason.NOT_PERMITTED: 403, Reason.NO_ROLE: 404, Reason.STS_PENDING: 503}
@@ -121,6 +124,11 @@ class Run:
     cpu_seconds: int
     cores: int
     load: float
+
+    @property
+    def too_long(self) -> bool:
+        """Whether it took more than ten minutes, and not because others had the machine: it had a core to spare."""
+        return self.seconds > TEN_MINUTES and self.load < self.cores
 
     @property
     def words(self) -> str:

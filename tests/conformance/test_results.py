@@ -169,3 +169,11 @@ def test_differences(change: dict[str, object], number: int, tmp_path: Path) -> 
     assert results.read_run(tmp_path / "results.json") == run
     committed = results.read(tmp_path / "results.json") | {FINE.key: FINE}
     assert len(results.differences([replace(FINE, **change)], committed)) == number  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "load", "too_long"), [(601, 1.9, True), (600, 1.9, False), (601, 2.0, False), (9_000, 30.0, False)]
+)
+def test_a_run_that_takes_too_long(seconds: int, load: float, too_long: bool) -> None:
+    """Is one of a machine that had a core to spare."""
+    assert Run(cells=2, seconds=seconds, cpu_seconds=4, cores=2, load=load).too_long is too_long
