@@ -30,8 +30,8 @@ SOONEST, LATEST = 0.855, 1.0
 """Seconds after which the agent may tell a client to come again, of the 0.9 for which it may hold a request: most
 clients wait for a second."""
 
-WAITED = 0.25
-"""Seconds that the role list takes at least where something comes late: less than what is late by the least."""
+WAITED = 0.29
+"""Seconds that the role list takes at least where something comes late: that is by 0.3 s or more."""
 
 TOKEN_LIFE = 21_600
 """Seconds: what SDKs ask for."""
