@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +14,6 @@ import pytest
 
 from tests.conformance import calls as calls_module
 from tests.conformance.calls import Calls
-from tests.conformance.lateness import Lateness
 from tests.conformance.post import Post, Traffic
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client
@@ -260,20 +258,6 @@ async def test_the_reason_in_a_message(make: Make) -> None:
     client = make("say(False)", "program")
     await client.first()
     assert client.calls[0].reason == "NoRole"
-
-
-async def test_how_late_the_machine_is() -> None:
-    """Whoever keeps the loop from going on is seen, and when."""
-    lateness, loop = Lateness(), asyncio.get_running_loop()
-    looking = asyncio.create_task(lateness.run())
-    await asyncio.sleep(0)
-    began = loop.time()
-    time.sleep(0.5)  # noqa: ASYNC251  the fault itself
-    await asyncio.wait({looking}, timeout=1.0)
-    looking.cancel()
-    assert 0.4 < lateness.worst <= lateness.total(began) < 10.0
-    assert lateness.total(loop.time() + 1.0) == 0.0
-    assert lateness.total(0.0, began - 1.0) == 0.0
 
 
 def test_abandoned_namespaces() -> None:
