@@ -29,7 +29,7 @@ class Exchange:
     """A request as it is told, its step, and the status of its answer: 0 when there was none.
 
     `shows`: whether it has a session token, None where nobody could see it. It was `asked` at this time, and had its
-    answer so many seconds `after`, or none: `left` when the client hung up first.
+    answer so many seconds `after`, or none: `dropped` when the agent hung up first.
     """
 
     told: str
@@ -38,10 +38,15 @@ class Exchange:
     shows: bool | None = None
     asked: float = 0.0
     after: float = 0.0
-    left: bool = False
+    dropped: bool = False
+
+    @property
+    def left(self) -> bool:
+        """The client did not wait for the answer: it has hung up, or ended its call and is about to."""
+        return not self.status and not self.dropped
 
     def __str__(self) -> str:
-        none = f"no answer, {'the client' if self.left else 'the agent'} hung up"
+        none = f"no answer, {'the agent' if self.dropped else 'the client'} hung up"
         return f"{self.told}: {self.status or none} after {self.after:.2f} s"
 
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -55,9 +56,18 @@ class Traffic:
             self.listed.set()
         return request
 
-    def ended(self, request: Exchange, status: int = 0, *, left: bool = False) -> None:
-        """The request has an answer of this status, or will have none: the client has left, or else the agent."""
-        request.left = left
+    def dropped(self, requests: Iterable[Exchange]) -> None:
+        """The agent has hung up before it answered these."""
+        for request in requests:
+            request.dropped = True
+
+    def unanswered(self, requests: Iterable[Exchange]) -> None:
+        """The requests will have no answer."""
+        for request in requests:
+            self.ended(request)
+
+    def ended(self, request: Exchange, status: int = 0) -> None:
+        """The request has an answer of this status, or none."""
         request.status, request.after = status, asyncio.get_running_loop().time() - request.asked
         if request.step is Step.LIST:
             self.settled.set()
@@ -117,7 +127,7 @@ class Post:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         traffic, heads, statuses = self.traffic, Heads(), Statuses()
         waiting: deque[Exchange] = deque()
-        gone: list[str] = []  # who has hung up, in the order in which they did
+        left = False
         try:
             host, port = traffic.agent
             there, back = await asyncio.open_connection(host, port, local_addr=(traffic.pod, 0))
@@ -127,13 +137,14 @@ class Post:
             return
 
         async def asked() -> None:
+            nonlocal left
             with suppress(OSError):  # a side that is gone, however that shows
                 while data := await reader.read(65536):
                     for head in heads.feed(data):
                         waiting.append(traffic.saw(head))
                     back.write(data)
                     await back.drain()
-            gone.append("client")
+            left = True
             with suppress(OSError):
                 back.write_eof()
 
@@ -144,7 +155,8 @@ class Post:
                         traffic.ended(waiting.popleft(), status)
                     writer.write(data)
                     await writer.drain()
-            gone.append("agent")
+            if not left:
+                traffic.dropped(waiting)
             with suppress(OSError):
                 writer.write_eof()
 
@@ -153,8 +165,7 @@ class Post:
                 group.create_task(asked())
                 group.create_task(answered())
         finally:
-            for request in waiting:
-                traffic.ended(request, left=gone[:1] == ["client"])
+            traffic.unanswered(waiting)
             for end in (writer, back):
                 end.close()
                 with suppress(ConnectionError):

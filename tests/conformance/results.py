@@ -83,7 +83,7 @@ class Result:
     ended, where the second did not look again. `token`: whether the requests for credentials showed a session token;
     empty where nobody could see it. `at`: the step at which the first call was refused, and the status. `late`: how
     many requests for credentials were refused, which the role list should have been instead. `left`: how many requests
-    had no answer when the client hung up, `dropped`: when the agent did.
+    had no answer as the client did not wait, `dropped`: as the agent hung up.
     """
 
     client: str
@@ -161,7 +161,7 @@ def of(client: Client, situation: str, tokens: str, calls: Sequence[Call]) -> Re
         at=refused_at(first.requests) if first.got is Got.REFUSED else "",
         late=sum(refused_late(call.requests) for call in calls),
         left=sum(one.left for one in asked),
-        dropped=sum(not one.status and not one.left for one in asked),
+        dropped=sum(one.dropped for one in asked),
     )
 
 

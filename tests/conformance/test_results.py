@@ -39,7 +39,7 @@ def test_what_calls_come_to() -> None:
     ]
     for call in late:
         call.shows = True
-    late[-1].left = True
+    late[-1].dropped = True
     result = results.of(
         CLIENT, "cached", "required", [Call(Got.REFUSED, requests=late), Call(Got.CREDENTIALS, requests=late)]
     )
