@@ -71,13 +71,15 @@ async def test_the_agent_removes_its_own_taint_and_only_that(cluster: Cluster, t
         arguments = (*flags, f"--sts.endpoint-url={sts.url}", "--node.remove-startup-taint")
         sts.settings["GetCallerIdentity"] = Step(gate=gate)
         async with running(tmp_path, *arguments) as agent:
-            await agent.until_up()
-            await until("only STS is waited for", lambda: sts.asked, agent.log)
-            for _ in range(20):  # an agent that did not wait would need two requests for it
-                told = (await agent.admin_get("/readyz?verbose"))[1]
-                assert "startup taint: waiting until the agent is ready" in told
-                assert await asyncio.to_thread(world.taints) == {OTHER["key"], KEY}
-            gate.set()
+            try:
+                await agent.until_up()
+                await until("only STS is waited for", lambda: sts.asked, agent.log)
+                for _ in range(20):  # an agent that did not wait would need two requests for it
+                    told = (await agent.admin_get("/readyz?verbose"))[1]
+                    assert "startup taint: waiting until the agent is ready" in told
+                    assert await asyncio.to_thread(world.taints) == {OTHER["key"], KEY}
+            finally:
+                gate.set()
             await agent.until_ready()
 
             async def off() -> bool:
