@@ -280,7 +280,7 @@ async def test_a_successor_that_cannot_reach_sts(tmp_path: Path) -> None:
     """Where the former one can: it does not take over, and another one, which can too, does."""
     async with line(tmp_path) as upgrade:
         former = upgrade.now
-        agent = await upgrade.next(environment={"HTTP_PROXY": f"http://{former.host}:9", "NO_PROXY": ""})
+        agent = await upgrade.next(environment={"http_proxy": f"http://{former.host}:9", "no_proxy": ""})
         await until("it warms up", lambda: '"still warming up: the predecessor serves on"' in agent.log(), agent.log)
         assert '"missing": ["identity' in agent.log()
         assert '"listening"' not in agent.log()
