@@ -14,15 +14,24 @@ ENV PATH=/opt/metaproxy/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
-# Two environments: /build has pip and what builds a wheel and stays behind, /opt/metaproxy is what runs.
-FROM python AS build
-RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv
+# Two environments: /build has pip and what builds a wheel and stays behind, /opt/metaproxy is what runs. Both are made on
+# the builder's own platform, whatever platform the images are for: nothing there but wheels is of a platform.
+FROM --platform=$BUILDPLATFORM ${DEBIAN} AS build
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates python3-venv
 RUN python3 -m venv /build && python3 -m venv --without-pip /opt/metaproxy
 WORKDIR /source
-COPY requirements/build.txt requirements/run.txt requirements/
+COPY requirements/build.txt requirements/
 # Wheels alone: what would have to be compiled stops the build, on every platform.
 RUN /build/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements/build.txt
-RUN /build/bin/pip --python /opt/metaproxy/bin/python3 install \
+# Wheels are chosen for this stage's Python and C library. (And buildah 1.28 sees here that it has to make `python`: RUNTIME
+# hides that from it.)
+COPY --from=python /usr/lib/os-release /target/os-release
+RUN cmp /usr/lib/os-release /target/os-release
+COPY requirements/run.txt requirements/
+ARG TARGETARCH
+# pip is told as Python's own cross builds tell it, with the kernel's word for the platform where registries have another.
+RUN case "$TARGETARCH" in amd64) machine=x86_64 ;; arm64) machine=aarch64 ;; *) machine="${TARGETARCH:-$(uname -m)}" ;; esac \
+    && _PYTHON_HOST_PLATFORM="linux-$machine" /build/bin/pip --python /opt/metaproxy/bin/python3 install \
     --no-cache-dir --no-compile --only-binary :all: --require-hashes -r requirements/run.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY metaproxy metaproxy
@@ -50,7 +59,8 @@ LABEL org.opencontainers.image.title="metaproxy-redirect" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
 
-FROM ${RUNTIME} AS agent
+# Named, because buildah 1.28 goes on with the platform of the stage `build`.
+FROM --platform=$TARGETPLATFORM ${RUNTIME} AS agent
 COPY --from=build /opt/metaproxy /opt/metaproxy
 # Not every runtime gives a home to a user that /etc/passwd does not know, and libraries ask where theirs is.
 ENV HOME=/ \

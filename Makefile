@@ -69,6 +69,8 @@ image: image-agent image-redirect ## build both container images (BUILDER=docker
 
 image-agent: IMAGE := metaproxy
 image-redirect: IMAGE := metaproxy-redirect
+# docker before 23 has another builder too, which knows no platform but its own.
+image-agent image-redirect: export DOCKER_BUILDKIT := 1
 image-agent image-redirect: image-%:
 	$(BUILDER) build --target $* --tag $(IMAGE):$(VERSION) --build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(ARGS) .

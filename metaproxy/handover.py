@@ -73,8 +73,8 @@ class Estate(Protocol):
         """The listening sockets by name."""
         ...
 
-    async def state(self) -> bytes:
-        """The state as it is now."""
+    async def state(self, *, last: bool) -> bytes:
+        """The state as it is now, for who has none yet or for the last time."""
         ...
 
     def rest(self, resting: bool) -> None:
@@ -191,13 +191,13 @@ class Handover:
         async with asyncio.timeout(wire.PATIENCE):
             descriptors = tuple(each.fileno() for each in sockets.values())
             await channel.send(SOCKETS, json.dumps(list(sockets)).encode(), descriptors)
-            await channel.send(STATE, await self._estate.state())
+            await channel.send(STATE, await self._estate.state(last=False))
         log.info("a successor warms up")
         await channel.receive(TAKE)
         self._estate.rest(True)
         try:
             async with asyncio.timeout(wire.PATIENCE):
-                await channel.send(STATE, await self._estate.state())
+                await channel.send(STATE, await self._estate.state(last=True))
             await _done(channel)
             self.handed = True
         finally:

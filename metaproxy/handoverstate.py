@@ -92,22 +92,24 @@ class Held:
     credentials: Credentials | None
     renew_in: float
     serve_in: float
-    failure: Failure | None
-    failures: int
-    failing: float
-    retry_in: float
+    failure: Failure | None = None
+    failures: int = 0
+    failing: float = 0.0
+    retry_in: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """Who a process is to STS, which has told it so: the `arn` of its identity.
+    """Who a process is to STS, which has told so it or one before it: the `arn` of its identity.
 
     Its own keys at that time: `access_key_id` of them, and by which `method` of botocore's chain they were found.
+    `separate`: the session of the separate role that it has by them; None when there is none.
     """
 
     arn: str
     access_key_id: str
     method: str
+    separate: Held | None
 
     def has(self, keys: Keys) -> bool:
         """Whether who has these keys, on the same node, is the same.
@@ -121,8 +123,8 @@ class Own:
 class State:
     """All that is handed over.
 
-    `key` signs tokens, as hexadecimal text; None when it is in a file. `own` is None while it is not known. `newest`
-    are the newest versions that were seen of pods and namespaces. `lives` are the kernel's devices that
+    `key` signs tokens, as hexadecimal text; None when it is in a file. `own` is None where STS can be asked for it.
+    `newest` are the newest versions that were seen of pods and namespaces. `lives` are the kernel's devices that
     `directory.ties` speaks of.
     """
 
@@ -186,13 +188,10 @@ def _check(state: State) -> None:
     if state.own is not None:
         texts = (state.own.arn, state.own.access_key_id, state.own.method)
         _demand(all(map(_PRINTED.fullmatch, texts)), "an identity")
+        if state.own.separate is not None:
+            _check_held(state.own.separate)
     for held in state.sessions:
-        _check_call(held.call)
-        if held.credentials is not None:
-            _check_credentials(held.credentials, held.call)
-        if held.failure is not None:
-            _demand(held.failure.reason in _FAILURES and held.failures > 0, "a failure")
-        _demand(held.failures >= 0 and held.failing >= 0 and 0 <= held.retry_in <= LONGEST_PAUSE, "a pause")
+        _check_held(held)
     _distinct((held.call for held in state.sessions), "a call")
     _check_directory(state.directory)
     _demand(min(state.newest) >= 0, "a version")
@@ -206,6 +205,15 @@ def _is_key(text: str) -> bool:
         return len(bytes.fromhex(text)) == KEY_SIZE
     except ValueError:
         return False
+
+
+def _check_held(held: Held) -> None:
+    _check_call(held.call)
+    if held.credentials is not None:
+        _check_credentials(held.credentials, held.call)
+    if held.failure is not None:
+        _demand(held.failure.reason in _FAILURES and held.failures > 0, "a failure")
+    _demand(held.failures >= 0 and held.failing >= 0 and 0 <= held.retry_in <= LONGEST_PAUSE, "a pause")
 
 
 def _check_call(call: AssumeRole) -> None:

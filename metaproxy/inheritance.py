@@ -11,8 +11,9 @@ What may be used
   next is compared with it as ever, so that nothing goes back in time; and an address that was withdrawn stays so, for
   its ties to carriers come with it, in the same network. The time between is as if the kernel had not been heard. What
   the API server has told the predecessor since is in its last state: this process's own watch may be behind.
-- *Who we are to STS*, when it is asked in the same way: for as long as STS says nothing else. Whether our own keys are
-  such that it can be so is not known here.
+- *Who we are to STS*, when it is asked in the same way: for as long as STS says nothing else. It is handed over only
+  while the predecessor itself finds STS away: else a process that cannot reach STS would take over, and pass for good.
+  Whether our own keys are such that it can be so is not known here.
 - *Sessions and remembered failures*, when they were asked for in the same way (separate role, endpoint, region) and by
   the same role: who is trusted may differ with that. Everything else that matters is in the call that each is held by.
 """
@@ -40,13 +41,12 @@ LANDING = 0.5
 class Identity(Protocol):
     """Who knows who we are."""
 
-    @property
-    def own(self) -> Own | None:
-        """As STS has told it; None while that is not so."""
+    async def own(self) -> Own | None:
+        """What another process may believe of itself; None where it can ask STS."""
         ...
 
     def adopt(self, own: Own) -> None:
-        """Another process was told this."""
+        """Another process was this."""
         ...
 
 
@@ -184,8 +184,12 @@ class Inheritance:
         """Whether another process looks ahead."""
         self._sessions.rest(resting)
 
-    async def state(self, key: Secret | None) -> bytes:
-        """All that is held now, as bytes; `key` signs tokens, None when it is in a file."""
+    async def state(self, key: Secret | None, *, last: bool) -> bytes:
+        """All that is held now, as bytes; `key` signs tokens, None when it is in a file.
+
+        `last`: the successor has warmed up, and so has proved who it is or been told.
+        """
+        own = None if last else await self._identity.own()
         try:
             async with asyncio.timeout(LANDING):
                 await self._sessions.landed()
@@ -194,7 +198,7 @@ class Inheritance:
         state = State(
             terms=self._terms(),
             key=key,
-            own=self._identity.own,
+            own=own,
             sessions=self._sessions.held(),
             directory=self._callers.directory.memory(),
             newest=self._source.newest if self._source is not None else (0, 0),

@@ -4,7 +4,9 @@ Knows: which of them signs calls for application roles, which STS has refused, w
 Must not know: how keys are found or asked for, the clock. Times are Unix seconds.
 """
 
-from metaproxy.credentials import Credentials, Keys, usable
+from metaproxy.credentials import LAST_SERVED, Credentials, Keys, usable
+from metaproxy.handoverstate import Held
+from metaproxy.roles import AssumeRole
 
 
 class Keyring:
@@ -33,6 +35,17 @@ class Keyring:
     def hold(self, session: Credentials, *, due: float) -> None:
         """The separate role's session, which is to be renewed then."""
         self._session, self._due = session, due
+
+    def held(self, call: AssumeRole, now: float) -> Held | None:
+        """The separate role's session, which the call gave, for another process; None while none signs."""
+        if self._session is None or not usable(self._session, now):
+            return None
+        return Held(
+            call=call,
+            credentials=self._session,
+            renew_in=self._due - now,
+            serve_in=self._session.expires - LAST_SERVED - now,
+        )
 
     def distrust(self, keys: Keys) -> bool:
         """STS refused these keys: whoever comes next waits for others. Whether they are our own."""

@@ -1,18 +1,38 @@
 """Who we are to STS: as it has answered, or by the word of the process before until it answers.
 
-Knows: which identity is ours, when STS was asked for it last, whether it takes our keys.
+Knows: which identity is ours, when STS was asked for it last, whether it takes our keys, when it counts as away.
 Must not know: how STS is asked, how keys are found, the clock. Times are the loop's seconds.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from metaproxy.credentials import Keys
-from metaproxy.errors import IssueError
-from metaproxy.handoverstate import Own
+from metaproxy.errors import IssueError, StsOwnIdentity
+from metaproxy.handoverstate import Held, Own
 from metaproxy.stsanswers import Identity, identity_in
 
 FRESH = 3600.0
 """Seconds after which STS is asked again who we are."""
+
+PATIENCE = 1.5
+"""Seconds within which STS answers if it is not away: who comes after us waits three for all that it is given."""
+
+
+async def away(ask: Callable[[], Awaitable[None]]) -> bool:
+    """Whether STS, asked now who we are, cannot be reached, fails or has no time; `ask` raises IssueError for that."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(2):  # an idle connection that STS closes just then is no outage
+                try:
+                    await ask()
+                except StsOwnIdentity:
+                    return False
+                except IssueError:
+                    continue
+                return False
+    return True
 
 
 class OwnIdentity:
@@ -34,10 +54,10 @@ class OwnIdentity:
         return now >= self._asked + FRESH
 
     def told(self, identity: Identity, now: float) -> bool:
-        """STS has answered; whether with another identity than ours was."""
-        before, self.now = self.now, identity
-        self._asked, self.proven = now, True
-        return before != identity
+        """STS has answered; whether that is news: for the first time, or with another identity than ours was."""
+        news = self._asked == float("-inf") or self.now != identity
+        self.now, self._asked, self.proven = identity, now, True
+        return news
 
     def heard(self, own: Own) -> None:
         """The process before was this to STS."""
@@ -52,8 +72,8 @@ class OwnIdentity:
             self.now, self.proven = identity_in({"Arn": heard.arn}), True
         return self.proven
 
-    def own(self, keys: Keys) -> Own | None:
+    def own(self, keys: Keys, separate: Held | None) -> Own | None:
         """What the process after this one may hear: who we are by these keys; None while that is not known."""
         if self.now is None:
             return None
-        return Own(arn=self.now.arn, access_key_id=keys.access_key_id, method=keys.method)
+        return Own(arn=self.now.arn, access_key_id=keys.access_key_id, method=keys.method, separate=separate)

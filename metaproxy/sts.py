@@ -24,8 +24,8 @@ from metaproxy.errors import IssueError, StsOwnIdentity
 from metaproxy.handoverstate import Own
 from metaproxy.keyring import Keyring
 from metaproxy.keyrounds import KeyRounds, not_renewed
-from metaproxy.ownidentity import OwnIdentity
-from metaproxy.roles import AssumeRole, session_name
+from metaproxy.ownidentity import OwnIdentity, away
+from metaproxy.roles import AssumeRole
 from metaproxy.stsanswers import Identity, identity_in
 from metaproxy.stsclient import Options, StsClient
 from metaproxy.stserrors import STALE, own_failure, separate_failure, translated
@@ -39,9 +39,6 @@ KEYS_WAIT = 5.0
 
 ROUND = 60.0
 """Seconds between two looks at our own keys: botocore renews them 15 minutes before they end, when looked at."""
-
-HOP_DURATION = 3600
-"""Seconds: the longest session that a role assumed by a role may have."""
 
 
 class Sts:
@@ -133,15 +130,24 @@ class Sts:
             return self._options.hop.arn
         return self._identity.role
 
-    @property
-    def own(self) -> Own | None:
-        """Who we are, for a process that comes after this one; None unless STS takes the keys at hand."""
+    async def own(self) -> Own | None:
+        """Our word for who we are, to the process after this one; None where STS answers, or has refused our keys."""
         keys = None if self._keyring.suspect else self._keyring.own
-        return None if keys is None else self._identity.own(keys)
+        if keys is None or not await away(lambda: self._identify(keys)):
+            return None
+        call = self._options.separate
+        return self._identity.own(keys, None if call is None else self._keyring.held(call, self._clock()))
 
     def adopt(self, own: Own) -> None:
-        """Another process of this node was this to STS: so are we, with the same keys, until STS is heard itself."""
+        """By the word of another process of this node we are this, with the same keys, until STS is heard itself.
+
+        And what it had of the separate role, asked for in the same way, is ours.
+        """
         self._identity.heard(own)
+        held = own.separate
+        if held is not None and held.credentials is not None and held.call == self._options.separate:
+            self._keyring.hold(held.credentials, due=self._clock() + held.renew_in)
+            self._identity.proven = True
 
     def trouble(self) -> str | None:
         """What is wrong with our own identity; None when it works, however STS itself may be."""
@@ -239,24 +245,18 @@ class Sts:
             )
         self._keyring.own = keys
         if self._identity.recognized(keys):
-            log.info("own identity, by the word of the process before", identity=self.status())
+            log.warning("own identity, by the word of the process before", identity=self.status())
         if self._options.hop is None and self._rounds.failure is None:
             self._rounds.ended(None)  # pods need not wait for the rest of the first round
 
     async def _keep_hop(self) -> None:
-        role, own, now = self._options.hop, self._keyring.own, self._clock()
-        if role is None or own is None:
+        call, own, now = self._options.separate, self._keyring.own, self._clock()
+        if call is None or own is None:
             return
         if self._keyring.due_in(now) > 0 and self._ready:
             return
         if self._keyring.suspect:
             await self._identify(own)
-        call = AssumeRole(
-            role=role,
-            session_name=session_name(self._options.hop_session_name),
-            duration=HOP_DURATION,
-            external_id=self._options.hop_external_id,
-        )
         outcome, repeat = await self._assuming.ask(self._open_client, own, call, self._own_principal)
         if repeat:
             outcome, _ = await self._assuming.ask(self._open_client, own, call, self._own_principal)
@@ -264,11 +264,13 @@ class Sts:
             if isinstance(outcome, StsOwnIdentity) and await self._replaced(own):
                 await self._keep_hop()
                 return
-            raise separate_failure(outcome, role)
+            raise separate_failure(outcome, call.role)
         self._keyring.hold(outcome, due=renew_at(outcome, phase=self._chance()))
         self._identity.proven = True
         self._rounds.ended(None)
-        log.info("separate role assumed", role_arn=role.arn, session_name=call.session_name, expires=outcome.expires)
+        log.info(
+            "separate role assumed", role_arn=call.role.arn, session_name=call.session_name, expires=outcome.expires
+        )
 
     async def _replaced(self, keys: Keys) -> bool:
         """Whether the chain has other keys than these, which STS refused."""

@@ -23,7 +23,7 @@ from botocore.credentials import ReadOnlyCredentials
 
 from metaproxy.credentials import Keys, Secret
 from metaproxy.errors import StsOwnIdentity
-from metaproxy.roles import RoleArn
+from metaproxy.roles import AssumeRole, RoleArn, session_name
 
 log = structlog.get_logger()
 
@@ -32,6 +32,9 @@ READ_TIMEOUT = 5.0
 CALL_TIMEOUT = 10.0
 """Seconds. STS answers in tens of milliseconds; who waits for a pod gives up after one second anyway. The last one is
 for all that a call may take, repetition and waiting for keys included."""
+
+HOP_DURATION = 3600
+"""Seconds: the longest session that a role assumed by a role may have."""
 
 KEEP_WARM = 300.0
 """Seconds for which idle connections to STS are kept."""
@@ -55,6 +58,18 @@ class Options:
     connect_timeout: float = CONNECT_TIMEOUT
     read_timeout: float = READ_TIMEOUT
     call_timeout: float = CALL_TIMEOUT
+
+    @property
+    def separate(self) -> AssumeRole | None:
+        """The call that gives the separate role's session; None where there is none."""
+        if self.hop is None:
+            return None
+        return AssumeRole(
+            role=self.hop,
+            session_name=session_name(self.hop_session_name),
+            duration=HOP_DURATION,
+            external_id=self.hop_external_id,
+        )
 
 
 _CHAINS_LOG = logging.getLogger("aiobotocore.credentials")

@@ -179,9 +179,9 @@ class Succession:
         """The listening sockets by name."""
         return self._open()
 
-    async def state(self) -> bytes:
+    async def state(self, *, last: bool) -> bytes:
         """All that is held now."""
-        return await self._inheritance.state(self._key)
+        return await self._inheritance.state(self._key, last=last)
 
     def rest(self, resting: bool) -> None:
         """Whether a successor is about to serve."""

@@ -75,10 +75,12 @@ BROWSER = ("chromium", "fonts-dejavu-core")
 IMAGE_TOOLS = {
     "buildah": "buildah",
     "crun": "crun",
+    "dockerd": "docker.io",
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
     "podman": "podman",
+    "qemu-aarch64-static": "qemu-user-static",
     "unshare": "util-linux",
 }
 """Tools of the image suite, and the Debian packages that have them."""

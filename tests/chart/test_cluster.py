@@ -87,8 +87,9 @@ def refusal(cluster: Cluster, document: Json) -> str:
 
 
 def test_every_object_is_strictly_valid(helm: Helm, cluster: Cluster, kinds: None, namespace: str, case: Path) -> None:
-    """For every file of values: each object is taken by the API server, to the last field's name."""
-    flags = ("-f", case, f"--set=namespaceOverride={namespace}", f"--set=fullnameOverride=a-{secrets.token_hex(4)}")
+    """For every file of values: each object is taken by the API server, to the last field's name; long names, too."""
+    longest = f"{'a' * 54}-{secrets.token_hex(4)}"
+    flags = ("-f", case, f"--set=namespaceOverride={namespace}", f"--set=fullnameOverride={longest}")
     objects = helm.objects(*flags)
     assert len(objects) >= 2
     for document in objects:

@@ -61,6 +61,7 @@ def filled(text: str, **parts: str) -> str:
     "kubectl -n metaproxy logs POD -c redirect-watch",
     "kubectl -n NAMESPACE describe pod NAME",
 )
+@pytest.mark.runs("docs/operations.md", "kubectl -n metaproxy describe pod POD", "kubectl -n metaproxy rollout …")
 @pytest.mark.runs("docs/status.md", "kubectl --namespace NAMESPACE port-forward …")
 def test_from_the_installation_to_its_end(site: Site, typed: Typed) -> None:
     """Every command of the page, in its order; the runbooks' when the agent runs."""
@@ -111,7 +112,9 @@ def _runbooks(site: Site, typed: Typed) -> None:
     parts = {"NODE": site.node.name, "POD": agent, "REASON": "StsDenied"}
     get = typed("kubectl -n metaproxy get pods …")
     assert agent in desk.type(filled(get, **parts))
-    assert "Name:" in desk.type(filled(typed("kubectl -n metaproxy describe pod POD"), **parts))
+    for line in typed.each("kubectl -n metaproxy describe pod POD"):
+        assert "Name:" in desk.type(filled(line, **parts))
+    assert "successfully rolled out" in desk.type(typed("kubectl -n metaproxy rollout …"))
     desk.type(filled(typed("kubectl -n metaproxy logs POD -c metaproxy --previous"), **parts))
     for line in typed.each("kubectl -n metaproxy exec …"):
         desk.type(filled(line, **{"NAMESPACE/NAME": f"{WORKLOADS}/denied"}, **parts))

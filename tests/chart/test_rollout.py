@@ -7,9 +7,12 @@ redirect is put in place by its own container, and pods ask at the metadata addr
 import json
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,6 +37,12 @@ pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("root")]
 
 SECONDS = 600.0
 """For a rollout over both nodes: many times what it takes."""
+
+SILENT = 3.0
+"""Seconds without a request after an agent was told to end: more than it takes to end, much less than the drain."""
+
+SEVERAL = 20
+"""Connections that are kept: the oldest of them was answered a good while before it is known who takes over."""
 
 NODES = ("one", "two")
 NEXT = "next"
@@ -275,7 +284,7 @@ def ready(pod: Json) -> bool:
 def test_upgrade_and_rollback(world: World) -> None:
     """On one node after the other the new pod stands beside the old one, and this ends when that is ready.
 
-    Nobody who asks meanwhile notices anything.
+    Nobody who asks meanwhile notices anything, nor who is silent until after the old one was told to end.
     """
     with Load(world.nodes) as load:
         for change in ("upgrade", "rollback"):
@@ -283,6 +292,7 @@ def test_upgrade_and_rollback(world: World) -> None:
             with Chronicle(world.controlplane, world.namespace) as chronicle:
                 if change == "upgrade":
                     world.upgrade(f"--set=image.tag={NEXT}", "--set=config.events.enabled=false")
+                    assert_answered_once_more(world, old)
                 else:
                     world.run("rollback")
                 world.wait_rolled_out()
@@ -292,6 +302,42 @@ def test_upgrade_and_rollback(world: World) -> None:
             first, second = sorted(new.values(), key=lambda name: steps.index(f"{name} made"))
             assert before(steps, f"{first} ready", f"{second} made")
         assert_nothing_failed(load)
+
+
+def assert_answered_once_more(world: World, old: dict[str, str]) -> None:
+    """On the first node that is upgraded: on a connection to the old agent, seconds after that was told to end."""
+
+    def begun() -> list[PlayedNode]:
+        return [node for node in world.nodes if len(world.pods()[node.name]) > 1]
+
+    world.wait("a new pod is made", lambda: bool(begun()))
+    node = begun()[0]
+    agent = node.pods[old[node.name]]
+
+    def says(event: str) -> bool:
+        return any(f'"{event}"' in line for line in agent.lines)
+
+    # An idle connection is kept for a while only: so one of the newest that are the old agent's for certain.
+    asked: deque[socket.socket] = deque()
+    with ExitStack() as stack:
+
+        def followed() -> bool:
+            end = stack.enter_context(node.lab.pods[0].namespace.connect(METADATA_IPV4, timeout=SECONDS))
+            assert b"AccessKeyId" in ask(end, f"{PATH}shop-web")
+            if says("handed over"):
+                return True
+            asked.append(end)
+            if len(asked) > SEVERAL:
+                asked.popleft().close()
+            return False
+
+        world.wait("the old agent is followed", followed)
+        world.wait("it is told to end", lambda: says("stopping"))
+        time.sleep(SILENT)
+        answer = ask(asked[0], f"{PATH}shop-web")
+        assert b"AccessKeyId" in answer
+        assert b"connection: close" in answer.lower()
+        assert asked[0].recv(1) == b""
 
 
 def test_another_port(world: World) -> None:

@@ -64,12 +64,12 @@ class House:
         """Two."""
         return self.made
 
-    async def state(self) -> bytes:
-        """Another one each time."""
+    async def state(self, *, last: bool) -> bytes:
+        """The first, or the last."""
         if self.broken:
             raise ZeroDivisionError
         self.number += 1
-        return b"%d" % self.number * 300_000  # more than fits into the socket at once
+        return (b"last" if last else b"first") * 100_000  # more than fits into the socket at once
 
     def rest(self, resting: bool) -> None:
         """It is told to rest, or to go on."""
@@ -134,14 +134,14 @@ async def test_everything_is_handed_over(tmp_path: Path) -> None:
     async with running(path) as house:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         former = await ask(path, needed=NAME)
-        assert (former.state, former.gone) == (b"1" * 300_000, False)
+        assert (former.state, former.gone) == (b"first" * 100_000, False)
         assert [former.sockets[name].getsockname() for name in house.made] == [
             each.getsockname() for each in house.made.values()
         ]
         assert not any(os.get_inheritable(each.fileno()) for each in former.sockets.values())
         kept = former.sockets.pop("two")
         assert house.said == []
-        assert await former.take() == b"2" * 300_000
+        assert await former.take() == b"last" * 100_000
         assert house.said == [True]
         assert await former.done()
         assert house.said == [True, "retire"]

@@ -278,9 +278,11 @@ async def test_a_silent_sts_is_given_up(fake: FakeSts, made: Any) -> None:
 
 async def test_a_whole_call_is_bounded(fake: FakeSts, made: Any) -> None:
     """Whatever each step may take, the call ends in time."""
-    async with made(call_timeout=1.0) as sts:
+    async with made() as sts:
         await sts.identity()
         fake.settings[APP.arn] = Step(hang=True)
+        # Only now: finding ourselves is bounded by it too, and takes its time on a busy machine.
+        sts._options = replace(sts._options, call_timeout=0.2)
         failure = await refused(sts)
     assert (type(failure), failure.code) == (StsUnreachable, "TimeoutError")
 
@@ -688,7 +690,11 @@ async def test_refused_node_keys_while_hopping(
 # Who the process before was
 
 
-FORMER = Own(arn=NODE_ARN.replace("i-", "i-9"), access_key_id=NODE_KEY, method="env")
+FORMER = Own(arn=NODE_ARN.replace("i-", "i-9"), access_key_id=NODE_KEY, method="env", separate=None)
+
+
+AWAY = [Step(reset=True)] * 2
+"""Of a connection that ends once STS may not know."""
 
 
 async def believes(sts: Sts, fake: FakeSts, own: Own) -> bool:
@@ -696,15 +702,18 @@ async def believes(sts: Sts, fake: FakeSts, own: Own) -> bool:
     gate = asyncio.Event()
     fake.settings["GetCallerIdentity"] = Step(gate=gate)
     sts.adopt(own)
-    async with running(sts):
-        await until(lambda: fake.asked)  # that is the last step of a round
-        works, first = sts.trouble() is None, sts.own
-        gate.set()
-        await until(lambda: sts.own is not None and sts.own.arn == NODE_ARN)
-        assert sts.trouble() is None
-        assert (await sts.identity()).arn == NODE_ARN
-    assert works == (first is not None)
-    assert first is None or (first.arn, first.access_key_id) == (own.arn, NODE_KEY)
+    with capture_logs() as logs:
+        async with running(sts):
+            await until(lambda: fake.asked)  # that is the last step of a round
+            works = sts.trouble() is None
+            fake.script(*AWAY, role="GetCallerIdentity")
+            word = await sts.own()
+            gate.set()
+            await until(lambda: any(line["event"] == "own identity" for line in logs))
+            assert sts.trouble() is None
+            assert (await sts.identity()).arn == NODE_ARN
+    assert works == (word is not None)
+    assert word is None or (word.arn, word.access_key_id) == (own.arn, NODE_KEY)
     return works
 
 
@@ -712,6 +721,7 @@ async def believes(sts: Sts, fake: FakeSts, own: Own) -> bool:
     ("own", "believed"),
     [
         (FORMER, True),
+        (replace(FORMER, arn=NODE_ARN), True),
         (replace(FORMER, method="shared-credentials-file"), True),
         (replace(FORMER, access_key_id="ASIAOTHER"), False),
         (replace(FORMER, access_key_id="ASIAOTHER", method="iam-role"), False),
@@ -731,6 +741,70 @@ async def test_the_nodes_role_is_the_same_identity(
     """Its metadata service gives other keys of it every hour."""
     sts = Sts(Options(region=REGION, endpoint_url=fake.url, metadata_url=metadata.url), clock=wall)
     assert await believes(sts, fake, replace(FORMER, access_key_id="ASIAOTHER", method=method)) is believed
+
+
+@pytest.mark.parametrize(
+    ("steps", "given"),
+    [
+        (AWAY, True),
+        ([Step(status=503, code="ServiceUnavailable")] * 2, True),
+        ([Step(status=400, code="Throttling")] * 2, True),
+        ([Step(hang=True)], True),
+        ([], False),
+        ([AWAY[0]], False),
+        ([Step(status=403, code="ExpiredToken")], False),
+        ([Step(status=403, code="AccessDenied")], False),
+    ],
+)
+async def test_our_word_is_given_while_sts_is_away(
+    fake: FakeSts, made: Any, monkeypatch: pytest.MonkeyPatch, steps: list[Step], given: bool
+) -> None:
+    """Not where it answers us, or refuses our keys: who comes after us has to prove itself then."""
+    monkeypatch.setattr(ownidentity, "PATIENCE", 0.1 if any(step.hang for step in steps) else PATIENCE)
+    async with made(connect_timeout=PATIENCE) as sts:
+        await sts.identity()
+        fake.script(*steps, role="GetCallerIdentity")
+        word = await sts.own()
+    assert word == (Own(arn=NODE_ARN, access_key_id=NODE_KEY, method="env", separate=None) if given else None)
+
+
+async def test_no_word_is_given_of_keys_that_sts_refused(fake: FakeSts, made: Any) -> None:
+    """Nor of any before there are some: that STS is away since makes them no better."""
+    async with made(connect_timeout=PATIENCE) as sts:
+        assert await sts.own() is None
+        await sts.identity()
+        fake.script(Step(status=403, code="ExpiredToken"), role=APP.arn)
+        fake.settings["GetCallerIdentity"] = AWAY[0]
+        await refused(sts)
+        assert await sts.own() is None
+
+
+@pytest.mark.parametrize(("external_id", "believed"), [("x-1", True), ("x-2", False)])
+async def test_the_separate_roles_session_goes_on(
+    fake: FakeSts, wall: Wall, made: Any, external_id: str, believed: bool
+) -> None:
+    """While STS is away, if it was asked for in the same way; it signs calls, and is renewed as it was to be."""
+    async with made(hop=HOP, hop_external_id="x-1") as former:
+        await former.usable()
+        await former.identity()
+        fake.always = Step(reset=True)
+        own = await former.own()
+    assert own is not None
+    options = Options(region=REGION, endpoint_url=fake.url, hop=HOP, hop_external_id=external_id)
+    sts = Sts(options, clock=wall, chance=lambda: 0.0)
+    sts.adopt(own)
+    before = len(fake.asked)
+    async with running(sts):
+        await until(lambda: len(fake.asked) > before)
+        assert (sts.trouble() is None) is believed
+        if believed:
+            fake.always = Step()
+            await sts.issue(call())
+            assert fake.calls(APP.arn)[-1].key == own.separate.credentials.access_key_id
+            assert len(fake.calls(HOP.arn)) == 1
+            wall.ahead = 2200
+            await sts.issue(call())
+            await until(lambda: len(fake.calls(HOP.arn)) == 2)
 
 
 # Where our own keys come from

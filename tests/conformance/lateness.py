@@ -5,18 +5,19 @@ Must not know: cells.
 """
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 
-EVERY, TOLD = 0.05, 0.1
-"""Seconds between two looks, and the lateness that is remembered."""
+EVERY = 0.05
+"""Seconds between two looks: as many of them come to a second as there are steps in the way of a request that is held,
+from the client by the agent to STS and back."""
 
 
 @dataclass
 class Lateness:
-    """See the module: the times of the loop at which it was late, and by how many seconds."""
+    """See the module: the times of the loop at which it wanted to look, and by how many seconds it was late."""
 
-    looks: int = 0
-    seen: list[tuple[float, float]] = field(default_factory=list)
+    looks: list[tuple[float, float]] = field(default_factory=list)
 
     async def run(self) -> None:
         """Eternal: look."""
@@ -24,10 +25,13 @@ class Lateness:
         while True:
             due = loop.time() + EVERY
             await asyncio.sleep(EVERY)
-            self.looks += 1
-            if (late := loop.time() - due) > TOLD:
-                self.seen.append((due, late))
+            self.looks.append((due, loop.time() - due))
 
-    def worst(self, since: float = 0.0) -> float:
-        """The worst since a time of the loop, in seconds; 0 when it was never late."""
-        return max((late for due, late in self.seen if due + late >= since), default=0.0)
+    @property
+    def worst(self) -> float:
+        """The worst of all, in seconds."""
+        return max((late for _, late in self.looks), default=0.0)
+
+    def total(self, since: float, until: float = math.inf) -> float:
+        """All of it between two times of the loop, in seconds."""
+        return sum(late for due, late in self.looks if due + late >= since and due <= until)

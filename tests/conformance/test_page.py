@@ -12,6 +12,7 @@ from tests.conformance.registry import Client
 from tests.conformance.results import Got, Result
 from tests.conformance.situations import SITUATIONS
 
+CLIENTS = [client for chain in registry.toolchains() for client in chain.clients]
 BOTH = f"2 of 2 clients do in {len(clients_page.COURSES)} situations what they should, in"
 
 
@@ -100,3 +101,15 @@ def test_a_client_is_not_there(entered: list[Client], tmp_path: Path) -> None:
     assert "unless it is excused by name: none is." in page
     registry.EXCUSED.write_text("b = 'no such machine'")
     assert "| b | no such machine |" in clients_page.page(tmp_path / "results.json")
+
+
+def test_ten_minutes() -> None:
+    """What the committed run took of its cores leaves room in them, and so does the cell that rests longest.
+
+    What a clock says of a run is the machine's load too; it is told on the page, and no bound of a test.
+    """
+    run = results.read_run()
+    assert run is not None
+    assert run.cells == len(results.read())
+    assert run.cpu_seconds / run.cores < results.TEN_MINUTES
+    assert max(one.seconds(client.name) for one in SITUATIONS.values() for client in CLIENTS) < results.TEN_MINUTES

@@ -11,6 +11,7 @@ import ast
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -22,11 +23,19 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 VERSION = "0.1.0"
-DEBIAN, BARE = "localhost/debian:test", "localhost/bare:test"
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+"""The platforms of the images as registries call them, and as the kernel does."""
+
+HERE, THERE = sorted(MACHINES, key=lambda name: MACHINES[name] != platform.machine())
+"""This machine's platform, and the other."""
+
+DEBIAN, BOTH, BARE = "localhost/debian:test", "localhost/debian:both", "localhost/bare:test"
+"""Images: a Debian, the same on both platforms under one name as a registry has it, and one without a shell."""
+
 IMAGES = {"agent": "metaproxy", "redirect": "metaproxy-redirect"}
 """The targets of the Dockerfile and the names of what they make."""
 
-PATIENCE = 900.0
+PATIENCE = 1_800.0
 """Seconds for a step: many times what it takes."""
 
 _TARBALL = (
@@ -50,14 +59,14 @@ def run(*command: str, folder: Path = ROOT) -> str:
     return done.stdout
 
 
-def debian() -> Path:
+def debian(architecture: str = HERE) -> Path:
     """A minimal Debian of this machine's release, as a tarball: what debian:RELEASE-slim is."""
     release = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.MULTILINE)
     assert release, "this is no Debian"
     known = map(Path, ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"))
     sources = [path for path in known if path.exists() and path.stat().st_size]
     options = [found[0] for found in _APT.finditer(run("apt-config", "dump"))]
-    command = (*_TARBALL, *(f"--aptopt={option}" for option in options), release[1])
+    command = (*_TARBALL, f"--architectures={architecture}", *(f"--aptopt={option}" for option in options), release[1])
     digest = hashlib.sha256(repr([command, *(path.read_bytes() for path in sources)]).encode()).hexdigest()[:16]
     home = os.environ.get("XDG_CACHE_HOME", "")
     cache = (Path(home) if home.startswith("/") else Path.home() / ".cache") / "metaproxy" / "image"
@@ -109,12 +118,33 @@ class Store:
 
     def build(self) -> dict[str, "Image"]:
         """Both images, by the command that the documents name."""
-        container = self.buildah("from", "scratch")
-        self.buildah("add", "--quiet", container, str(debian()), "/")
-        self.buildah("commit", "--quiet", "--rm", container, DEBIAN)
+        self._debian(HERE, DEBIAN)
         pip_settings(self.folder / "pip")
         run("make", "image", f"BUILDER={' '.join(self.words)}", f"ARGS={' '.join(self.arguments)}")
         return {target: Image(self, f"localhost/{name}:{VERSION}") for target, name in IMAGES.items()}
+
+    def build_there(self) -> dict[str, "Image"]:
+        """Both images for the other platform; what is of that platform itself is run by an emulator."""
+        here = self.buildah("images", "--quiet", "--no-trunc", DEBIAN)
+        self.buildah("manifest", "create", BOTH)
+        for made in (here, self._debian(THERE, f"localhost/debian:{THERE}")):
+            self.buildah("manifest", "add", BOTH, made.removeprefix("sha256:"))
+        arguments = " ".join(self.arguments_there)
+        run("make", "image", f"VERSION={THERE}", f"BUILDER={' '.join(self.words)}", f"ARGS={arguments}")
+        return {target: Image(self, f"localhost/{name}:{THERE}") for target, name in IMAGES.items()}
+
+    def build_stage(self, stage: str, *arguments: str) -> "Image":
+        """A stage of the Dockerfile as an image."""
+        name = f"localhost/{stage}:stage"
+        self.buildah("build", "--target", stage, "--tag", name, *arguments, str(ROOT))
+        return Image(self, name)
+
+    def _debian(self, architecture: str, name: str) -> str:
+        """The Debian of a platform as an image; its identity."""
+        container = self.buildah("from", "scratch")
+        self.buildah("add", "--quiet", container, str(debian(architecture)), "/")
+        self.buildah("config", "--arch", architecture, container)
+        return self.buildah("commit", "--quiet", "--rm", container, name)
 
     def build_bare(self) -> "Image":
         """The agent's image on a runtime without a shell and without Debian's tools, made of the first stage."""
@@ -133,6 +163,12 @@ class Store:
         """What goes to a builder so that it finds the Debian made here, and its packages."""
         volume = f"{self.folder / 'pip'}:/etc/xdg/pip:ro"
         return ("--isolation", "chroot", "--layers", "--build-arg", f"DEBIAN={DEBIAN}", "--volume", volume)
+
+    @property
+    def arguments_there(self) -> tuple[str, ...]:
+        """The same for the other platform. buildah of 1.28 does not know the builder's own by itself."""
+        platforms = ("--platform", f"linux/{THERE}", "--build-arg", f"BUILDPLATFORM=linux/{HERE}")
+        return (*self.arguments, "--build-arg", f"DEBIAN={BOTH}", *platforms)
 
     def close(self) -> None:
         """Unmount everything; the folder can go."""

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.image.building import Image, Store
+from tests.image.building import MACHINES, THERE, Image, Store
+from tests.image.emulation import obstacle
 
-TOOLS = ("buildah", "crun", "ip", "make", "mmdebstrap", "nft", "podman", "unshare")
+TOOLS = ("buildah", "crun", "dockerd", "ip", "make", "mmdebstrap", "nft", "podman", "unshare")
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +25,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Image
     finally:
         store.close()
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def there(images: dict[str, Image]) -> dict[str, Image]:
+    """The images for the other platform, by their targets."""
+    if why := obstacle(MACHINES[THERE]):
+        assert os.environ.get("CI") != "true", why
+        pytest.skip(f"images for {THERE} are neither built nor run here: {why}")
+    return images["agent"].store.build_there()
 
 
 @pytest.fixture

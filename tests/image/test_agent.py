@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -75,11 +76,11 @@ class ContainedAgent(AgentProcess):
         return done.returncode, done.stdout + done.stderr
 
 
-@pytest.fixture
-async def contained(agent: Image, tmp_path: Path) -> AsyncIterator[ContainedAgent]:
+@asynccontextmanager
+async def answering(image: Image, folder: Path) -> AsyncIterator[ContainedAgent]:
     """A running agent that is ready, and ends with 0 when it is told to."""
     async with FakeSts() as sts:
-        made = ContainedAgent(agent, tmp_path, sts)
+        made = ContainedAgent(image, folder, sts)
         begun = asyncio.get_running_loop().time()
         await made.start()
         try:
@@ -93,6 +94,13 @@ async def contained(agent: Image, tmp_path: Path) -> AsyncIterator[ContainedAgen
         finally:
             code = await made.stop()
         assert code == 0, made.log()
+
+
+@pytest.fixture
+async def contained(agent: Image, tmp_path: Path) -> AsyncIterator[ContainedAgent]:
+    """One on this machine's own platform."""
+    async with answering(agent, tmp_path) as made:
+        yield made
 
 
 async def test_it_answers_pods(contained: ContainedAgent) -> None:

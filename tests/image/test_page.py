@@ -1,7 +1,7 @@
-"""What docs/image.md tells people to type: built with buildah and podman, and run with podman.
+"""What docs/image.md tells people to type: built with buildah, podman and docker, and run with docker.
 
-The page's docker needs a daemon, for which there is no place here. podman takes the same words, and stands in for it.
-All builders share a store with the other tests, where each finds the layers that are made already.
+buildah and podman share a store with the other tests, where each finds the layers that are made already; docker has a
+daemon of its own, and makes all.
 """
 
 import shlex
@@ -14,10 +14,11 @@ import pytest
 from tests.fakes.desk import Desk
 from tests.guides import Typed
 from tests.image.building import ROOT, VERSION, Image
+from tests.image.daemon import Docker
 from tests.image.test_agent import MANIFESTS
 from tests.network.lab.namespaces import Namespace
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1_800)
 
 CONTAINERS = """\
 [containers]
@@ -44,12 +45,10 @@ def desk(agent: Image, tmp_path: Path) -> Desk:
     script = f'mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec {podman} --tmpdir {tmp_path / "tmp"} "$@"'
     podman = f"unshare -m sh -ec {shlex.quote(script)} podman"
     (tmp_path / "desk").mkdir()
-    (tmp_path / "desk" / "pods.yaml").write_text(MANIFESTS)
-    programs = {"buildah": buildah, "docker": podman, "podman": podman}
-    return Desk(tmp_path / "desk", programs, CONTAINERS_CONF=str(settings))
+    return Desk(tmp_path / "desk", {"buildah": buildah, "podman": podman}, CONTAINERS_CONF=str(settings))
 
 
-@pytest.mark.runs("docs/image.md", "make image", "make image BUILDER=podman", "make image BUILDER=buildah")
+@pytest.mark.runs("docs/image.md", "make image BUILDER=podman", "make image BUILDER=buildah")
 def test_build(desk: Desk, agent: Image, typed: Typed) -> None:
     """Each builder tags both images; what this machine needs for it goes in by ARGS, as the page says."""
     for line in typed.each():
@@ -58,20 +57,29 @@ def test_build(desk: Desk, agent: Image, typed: Typed) -> None:
             assert f"localhost/{name}:{VERSION}" in said, said
 
 
-@pytest.mark.runs("docs/image.md", "docker run …")
-def test_verify(desk: Desk, typed: Typed) -> None:
-    """The version, an agent that listens, and a redirect that is not in place; on a node without networks."""
-    version, run, check = (line.replace("VERSION", VERSION) for line in typed.each())
-    assert VERSION in desk.type(version)
+@pytest.mark.runs("docs/image.md", "make image", "docker run …")
+def test_docker(tmp_path: Path, typed: Typed) -> None:
+    """Built; then, on a node without networks: the version, an agent that listens, a redirect that is not in place."""
+    places = tmp_path / "docker", tmp_path / "desk"
+    for place in places:
+        place.mkdir()
+    (places[1] / "pods.yaml").write_text(MANIFESTS)
+    version, run, check = (line.replace("VERSION", VERSION) for line in typed.each("docker run …"))
+    desk = Desk(places[1], {"docker": Docker(places[0]).command})
+    with Docker(places[0]) as docker:
+        desk.type(f"cd {ROOT}; {typed('make image')} {shlex.quote(f'ARGS={shlex.join(docker.base())}')}")
     node = Namespace("page")
     try:
-        within = shlex.join(node.command())
-        agent = desk.start(f"{within} {run}")
-        try:
-            agent.wait_for("listening")
-        finally:
-            agent.end(SIGTERM)
-        assert agent.popen.returncode == 0, agent.lines
-        assert "rules: IPv4: no table ip metaproxy\n" in desk.type(f"{within} {check}", 1)
+        # Containers on the host's network are where the daemon is. `ip netns` would hide the cgroups from it.
+        with Docker(places[0], "nsenter", f"--net=/run/netns/{node.name}"):
+            assert VERSION in desk.type(version)
+            agent = desk.start(run)
+            try:
+                agent.wait_for("listening")
+            finally:
+                agent.end(SIGTERM)
+            assert agent.popen.returncode == 0, agent.lines
+            assert "rules: IPv4: no table ip metaproxy\n" in desk.type(check, 1)
     finally:
         node.close()
+    assert str(places[0]) not in Path("/proc/mounts").read_text()

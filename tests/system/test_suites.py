@@ -137,7 +137,10 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("PATH", "/nowhere")
     assert test_all.no_network() == "not installed: conntrack, curl, ip, iptables, nft, unshare"
-    assert test_all.no_images() == "not installed: buildah, crun, ip, mmdebstrap, nft, podman, unshare"
+    assert (
+        test_all.no_images()
+        == "not installed: buildah, crun, dockerd, ip, mmdebstrap, nft, podman, qemu-aarch64-static, unshare"
+    )
 
 
 def test_missing_tools_are_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from metaproxy import handoverstate
 from metaproxy.caller import Directory, Memory
 from metaproxy.carriers import Carrier, Lives
-from metaproxy.credentials import Credentials, Secret
+from metaproxy.credentials import Credentials, Keys, Secret
 from metaproxy.errors import StsDenied
 from metaproxy.handoverstate import Failure, Held, MisfitError, Own, State, Terms
 from metaproxy.netlink import Link
@@ -44,7 +44,9 @@ REFUSED = Held(
     failing=25.0,
     retry_in=10.0,
 )
-OWN = Own(arn="arn:aws:sts::123456789012:assumed-role/node/a,b=c", access_key_id="ASIA0", method="iam-role")
+OWN = Own(
+    arn="arn:aws:sts::123456789012:assumed-role/node/a,b=c", access_key_id="ASIA0", method="iam-role", separate=HELD
+)
 BRIDGE, MAC = 1, b"\2\0\0\0\0\1"
 
 
@@ -161,6 +163,22 @@ def test_every_part_exchanged(change: Any) -> None:
     assert taken < 60
 
 
+@pytest.mark.parametrize(
+    ("key", "method", "former", "same"),
+    [
+        ("ASIA0", "env", "iam-role", True),
+        ("ASIA1", "iam-role", "iam-role", True),
+        ("ASIA1", "iam-role", "env", False),
+        ("ASIA1", "env", "iam-role", False),
+        ("ASIA1", "env", "env", False),
+    ],
+)
+def test_who_has_the_same_keys(key: str, method: str, former: str, same: bool) -> None:
+    """By their name, or both the node's role's, which gives others every hour."""
+    keys = Keys(access_key_id=key, secret_access_key=Secret("x"), session_token=None, method=method)
+    assert replace(OWN, method=former).has(keys) is same
+
+
 def test_another_format() -> None:
     """It is not read, and the message says which it is."""
     whole = json.loads(handoverstate.write(a_state()))
@@ -204,6 +222,8 @@ assert TIES is not None
         ({"own": replace(OWN, arn="a b")}, "an identity"),
         ({"own": replace(OWN, access_key_id="A" * 2049)}, "an identity"),
         ({"own": replace(OWN, method="")}, "an identity"),
+        ({"own": replace(OWN, separate=replace(HELD, credentials=replace(SESSION, account="1")))}, "a session"),
+        ({"own": replace(OWN, separate=replace(HELD, call=replace(CALL, session_name="a b")))}, "a call"),
         ({"newest": (-1, 0)}, "version"),
         ({"sessions": (HELD, HELD)}, "twice"),
         ({"sessions": (replace(HELD, call=replace(CALL, duration=1)),)}, "a call"),

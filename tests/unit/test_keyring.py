@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 from metaproxy.credentials import LAST_SERVED, Credentials, Keys, Secret
+from metaproxy.handoverstate import Held
 from metaproxy.keyring import Keyring
+from metaproxy.roles import AssumeRole, RoleArn
 
 OWN = Keys(access_key_id="AKIAOWN", secret_access_key=Secret("own"), session_token=None)
 OTHERS = replace(OWN, access_key_id="AKIAOTHERS")
@@ -61,3 +63,13 @@ def test_a_refused_session_goes_and_our_own_keys_stay() -> None:
     ring.hold(SESSION, due=1800.0)
     assert [ring.suspect, ring.distrust(OWN), ring.suspect] == [False, True, True]
     assert ring.signing(0.0) == Keys.of(SESSION), "what STS gave for them is good as long as STS takes it"
+
+
+def test_what_another_process_may_have() -> None:
+    """The separate role's session with its times from now, for as long as it signs."""
+    call = AssumeRole(role=RoleArn.parse("arn:aws:iam::123456789012:role/hop"), session_name="hop", duration=3600)
+    ring = Keyring(separate=True)
+    assert ring.held(call, 0.0) is None
+    ring.hold(SESSION, due=1800.0)
+    assert ring.held(call, 600.0) == Held(call=call, credentials=SESSION, renew_in=1200.0, serve_in=END - 600.0)
+    assert ring.held(call, END + 1) is None
