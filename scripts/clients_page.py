@@ -51,9 +51,13 @@ A request is held for 0.9 seconds, for most clients wait for one. When STS takes
 ask again by themselves have credentials with their first call all the same; the others have an error of their own then,
 and credentials with the second call, unless they are of those below that never look again.
 
+Go v2 and rclone wait for half a second, and ask again. Of everybody else a request without an answer is a fault: the
+agent may be late with its 503 by a tenth of a second, and by as much more as the machine was.
+
 The situations leave a fifth of a second of those 0.9 to the machine. A first call that ends without credentials while
-the process of the matrix was late by more than that in all is lost to the machine, and told by name: no more than six
-of them may be in a run, and none is among the rows below.
+the process of the matrix was late by more than that in all is lost to the machine, and told by name; so is a cell whose
+client left before the 503 came, when that process was late by more than the tenth of a second that the client leaves.
+No more than six of them may be in a run, and none is among the rows below.
 
 What this does not show:
 
