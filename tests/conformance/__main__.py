@@ -24,15 +24,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from tests.conformance import redirected, registry, results
+from tests.conformance import judging, redirected, registry, results
 from tests.conformance.calls import Calls
 from tests.conformance.cell import Cell
 from tests.conformance.exchanges import Step
-from tests.conformance.lateness import Lateness
+from tests.conformance.judging import Expected
 from tests.conformance.post import Post
 from tests.conformance.proving import Prover
 from tests.conformance.registry import Client, Installed
-from tests.conformance.results import Call, Expected, Got, Result, Run
+from tests.conformance.results import Call, Got, Result, Run
 from tests.conformance.situations import REDIRECTED, SITUATIONS, Situation
 from tests.conformance.stage import Stage
 from tests.conformance.tally import Tally
@@ -136,6 +136,8 @@ def _outcomes(clients: Sequence[Client], options: argparse.Namespace) -> tuple[l
         cores=len(os.sched_getaffinity(0)),
         load=round(load, 1),
     )
+    if run.too_long:
+        wrong.append(f"the run: more than {results.TEN_MINUTES} s, of a machine that had cores to spare when it began")
     print(f"==== {run.words}", flush=True)
     return outcomes, wrong, run
 
@@ -176,7 +178,6 @@ async def _run(jobs: Sequence[Job], tally: Tally, *, verbose: bool) -> tuple[lis
     outcomes: list[Result] = []
     wrong: list[str] = []
     waiting = deque(jobs)
-    lateness = Lateness()
     taken: list[str] = []
     with tempfile.TemporaryDirectory(prefix="metaproxy-matrix-") as name:
         async with (
@@ -193,10 +194,10 @@ async def _run(jobs: Sequence[Job], tally: Tally, *, verbose: bool) -> tuple[lis
                         async with stage.turns:
                             if not tally.plays(job.client.name):
                                 continue
-                            result, faults, late = await _play(stage, post, job, tally, lateness, verbose=verbose)
+                            result, faults, late = await _play(stage, post, job, tally, verbose=verbose)
                         if faults:
                             print(f"     the machine was late by {late:.2f} s while it was held", flush=True)
-                        if results.taken(result, faults, late):
+                        if judging.taken(result, faults, late):
                             taken.append(f"{', '.join(result.key)}: late by {late:.2f} s while the request was held")
                             continue
                         outcomes.append(result)
@@ -205,32 +206,32 @@ async def _run(jobs: Sequence[Job], tally: Tally, *, verbose: bool) -> tuple[lis
             # What a full collection takes of a busy machine is a second: all clients' traffic would wait for it.
             gc.collect()
             gc.freeze()
-            looking = asyncio.create_task(lateness.run(), name="lateness")
             async with asyncio.TaskGroup() as group:
                 for number in range(POSTS):
                     group.create_task(work(number), name=f"post {number}")
-            looking.cancel()
         wrong.extend(f"agent: it ended with {code}: {log}" for code, log in stage.codes if code)
     for line in taken:
         print(f"LOST TO THE MACHINE: {line}", flush=True)
     if len(taken) > MOST_TAKEN:
         wrong.append(f"the machine: {len(taken)} cells were lost to it, and no more than {MOST_TAKEN} may be")
-    usual = 1_000 * lateness.total(0.0) / max(1, len(lateness.looks))
-    print(f"==== the machine was late by {usual:.0f} ms as a rule, and by {lateness.worst:.2f} s at most", flush=True)
+    usual = 1_000 * stage.lateness.total(0.0) / max(1, len(stage.lateness.looks))
+    print(
+        f"==== the machine was late by {usual:.0f} ms as a rule, and by {stage.lateness.worst:.2f} s at most",
+        flush=True,
+    )
     return outcomes, wrong
 
 
-async def _play(
-    stage: Stage, post: Post, job: Job, tally: Tally, lateness: Lateness, *, verbose: bool
-) -> tuple[Result, list[str], float]:
+async def _play(stage: Stage, post: Post, job: Job, tally: Tally, *, verbose: bool) -> tuple[Result, list[str], float]:
     """What came of the cell, what is wrong with it, and how late the machine was while its role list was held."""
     client, situation = job.client, job.situation
     cell = Cell(stage, post, client, number=job.number, tokens=job.tokens, region=situation.region)
-    broken = []
+    broken, began = [], asyncio.get_running_loop().time()
     try:
         await situation.play(cell)
     except Exception as error:  # noqa: BLE001  one cell that cannot be played must not cost the outcome of all others
-        broken = [f"it could not be played: {_words(error)}"]
+        meanwhile = f"the machine was late by {stage.lateness.total(began):.2f} s in all meanwhile"
+        broken = [f"it could not be played: {_words(error)} ({meanwhile})"]
     finally:
         await cell.close()
     if broken or any(call.got is Got.HUNG for call in cell.calls):
@@ -242,7 +243,7 @@ async def _play(
         client, situation.name, job.tokens, situation.expected, calls[:-1] or calls, verbose=verbose
     )
     lists = [one for one in calls[0].requests if one.step is Step.LIST]
-    late = max((lateness.total(one.asked, one.asked + one.after) for one in lists), default=0.0)
+    late = max((stage.lateness.total(one.asked, one.asked + one.after) for one in lists), default=0.0)
     return result, broken or faults, late
 
 
@@ -260,7 +261,7 @@ def _judged(
     client: Client, situation: str, tokens: str, expected: Expected, calls: Sequence[Call], *, verbose: bool
 ) -> tuple[Result, list[str]]:
     result = results.of(client, situation, tokens, calls)
-    faults = results.faults(result, expected, client)
+    faults = judging.faults(result, expected, client)
     if verbose or faults:
         print(f"---- {', '.join(result.key)}: {result}", flush=True)
         for call in calls:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.conformance.clocks import Clock
 from tests.conformance.post import PROVE_AT, Traffic
+from tests.conformance.proving import UNSIGNED
 from tests.conformance.registry import Client
 from tests.conformance.results import NEVER_LOOKS_AGAIN, Call, Got
 from tests.fakes.sts import FakeSts
@@ -65,6 +66,8 @@ class Calls:
         found = frozenset({FOUND}) if client.finds_region else REGIONS
         traffic.proofs.regions = frozenset({region}) if region else found
         self._owner, self._refusal = re.compile(owner), re.compile(client.refusal)
+        if not region and client.no_region:
+            self._refusal = re.compile(client.no_region)
         self._folder_of_home = tempfile.TemporaryDirectory(prefix="metaproxy-client-")
         self.home = self._folder_of_home.name
         self._process: asyncio.subprocess.Process | None = None
@@ -91,9 +94,7 @@ class Calls:
         One that has not looked again, as is its way, makes a third call with a new object.
         `role`: the ARN of the role that its keys must be of by now. `renewed`: they must be others than before.
         """
-        if self.client.kind == "tool" or (
-            self.client.steps > 1 and self.calls[0].got in {Got.CREDENTIALS, Got.REFUSED}
-        ):
+        if self.client.kind == "tool" or self.calls[0].got in {Got.CREDENTIALS, Got.REFUSED}:
             known = len(self.traffic.proofs.keys)
             call = await self._call(AGAIN)
             keys = self.traffic.proofs.keys
@@ -131,6 +132,9 @@ class Calls:
         if call.got is Got.CREDENTIALS:
             call.got, call.role = self._believed(self.traffic.proofs.keys[proved:])
         if refused := self.traffic.proofs.refused[denied:]:
+            # Without credentials some ask unsigned; a signature that is wrong is another fault than having none.
+            if call.got is Got.REFUSED and not all(one.endswith(UNSIGNED) for one in refused):
+                call.got = Got.BROKEN
             call.said = f"{call.said}\nnot proved: {refused[-1]}"
         return call
 

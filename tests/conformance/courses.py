@@ -7,7 +7,7 @@ Must not know: any client, what it must get.
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metaproxy.credentials import TOLD_EARLY
 from metaproxy.errors import Reason
@@ -55,7 +55,7 @@ OLD = 2_700.0
 EVENT_LATE = 0.3
 STS_SLOW = 0.6
 STS_TOO_SLOW = 1.3
-"""Seconds after a client's request: those of `server.HOLD`, and some more."""
+"""Seconds after a client's request for the role list: the last are those for which it may be held, and some more."""
 
 DENIED = Step(status=403, code="AccessDenied", message="not authorized to perform sts:AssumeRole")
 THROTTLED = Step(status=400, code="Throttling", message="Rate exceeded")
@@ -75,21 +75,32 @@ async def fresh(cell: Cell) -> None:
     """The pod is declared while the client waits."""
     async with asyncio.TaskGroup() as group:
         call = group.create_task(cell.first())
-        await cell.when(cell.traffic.arrived, call)
+        await cell.when(cell.traffic.listed, call)
         await asyncio.sleep(EVENT_LATE)  # the measure itself, not a wait for something
         await cell.declare()
+    cell.waited()
 
 
 async def slow(cell: Cell) -> None:
     """STS answers while the client waits."""
+    await _answered_late(cell, Step(), STS_SLOW)
+
+
+async def _answered_late(cell: Cell, answer: Step, seconds: float) -> None:
+    """The first call; STS answers so many seconds after the client asked for the role list.
+
+    The pod is declared when the client has begun: of a call that takes long STS would be asked anew.
+    """
     gate = asyncio.Event()
-    cell.script(Step(gate=gate))
-    await cell.declare()
+    cell.script(replace(answer, gate=gate))
     async with asyncio.TaskGroup() as group:
         call = group.create_task(cell.first())
         await cell.when(cell.traffic.arrived, call)
-        await asyncio.sleep(STS_SLOW)  # the measure itself
+        await cell.declare()
+        await cell.when(cell.traffic.listed, call)
+        await asyncio.sleep(seconds)  # the measure itself
         gate.set()
+    cell.waited()
 
 
 async def held(cell: Cell) -> None:
@@ -111,14 +122,7 @@ async def held(cell: Cell) -> None:
 
 async def throttled(cell: Cell) -> None:
     """STS throttles while the client waits, and answers when it is asked again."""
-    gate = asyncio.Event()
-    cell.script(Step(gate=gate, status=THROTTLED.status, code=THROTTLED.code, message=THROTTLED.message))
-    await cell.declare()
-    async with asyncio.TaskGroup() as group:
-        call = group.create_task(cell.first())
-        await cell.when(cell.traffic.listed, call)
-        await asyncio.sleep(EVENT_LATE)  # the request is held by now
-        gate.set()
+    await _answered_late(cell, THROTTLED, EVENT_LATE)
     await cell.again()
 
 

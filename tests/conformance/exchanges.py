@@ -28,8 +28,8 @@ class Step(StrEnum):
 class Exchange:
     """A request as it is told, its step, and the status of its answer: 0 when there was none.
 
-    `shows`: whether it has a session token, None where nobody could see it. It was `asked` at this time,
-    and had its answer so many seconds `after`.
+    `shows`: whether it has a session token, None where nobody could see it. It was `asked` at this time, and had its
+    answer so many seconds `after`, or none: `left` when the client hung up first.
     """
 
     told: str
@@ -38,9 +38,11 @@ class Exchange:
     shows: bool | None = None
     asked: float = 0.0
     after: float = 0.0
+    left: bool = False
 
     def __str__(self) -> str:
-        return f"{self.told}: {self.status or 'no answer'} after {self.after:.2f} s"
+        none = f"no answer, {'the client' if self.left else 'the agent'} hung up"
+        return f"{self.told}: {self.status or none} after {self.after:.2f} s"
 
 
 def requested(head: str) -> Exchange:

@@ -55,8 +55,9 @@ class Traffic:
             self.listed.set()
         return request
 
-    def ended(self, request: Exchange, status: int = 0) -> None:
-        """The request has an answer of this status, or will have none."""
+    def ended(self, request: Exchange, status: int = 0, *, left: bool = False) -> None:
+        """The request has an answer of this status, or will have none: the client has left, or else the agent."""
+        request.left = left
         request.status, request.after = status, asyncio.get_running_loop().time() - request.asked
         if request.step is Step.LIST:
             self.settled.set()
@@ -116,6 +117,7 @@ class Post:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         traffic, heads, statuses = self.traffic, Heads(), Statuses()
         waiting: deque[Exchange] = deque()
+        gone: list[str] = []  # who has hung up, in the order in which they did
         try:
             host, port = traffic.agent
             there, back = await asyncio.open_connection(host, port, local_addr=(traffic.pod, 0))
@@ -131,6 +133,8 @@ class Post:
                         waiting.append(traffic.saw(head))
                     back.write(data)
                     await back.drain()
+            gone.append("client")
+            with suppress(OSError):
                 back.write_eof()
 
         async def answered() -> None:
@@ -140,6 +144,8 @@ class Post:
                         traffic.ended(waiting.popleft(), status)
                     writer.write(data)
                     await writer.drain()
+            gone.append("agent")
+            with suppress(OSError):
                 writer.write_eof()
 
         try:
@@ -148,7 +154,7 @@ class Post:
                 group.create_task(answered())
         finally:
             for request in waiting:
-                traffic.ended(request)
+                traffic.ended(request, left=gone[:1] == ["client"])
             for end in (writer, back):
                 end.close()
                 with suppress(ConnectionError):

@@ -15,6 +15,7 @@ from tests.conformance import sigv4
 from tests.fakes.sts import FakeSts
 
 BUCKET = OBJECT = "proof"
+UNSIGNED = "it is not signed"
 _S3 = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 _DATE = "2026-01-01T00:00:00.000Z"
 
@@ -46,7 +47,7 @@ class Prover:
         asked = sigv4.Request(method=request.method, path=path, query=query, headers=headers, body=body)
         claimed = sigv4.scope(asked)
         if claimed is None or (fault := self._fault(asked, claimed, proofs)):
-            why = "it is not signed" if claimed is None else fault
+            why = UNSIGNED if claimed is None else fault
             proofs.refused.append(f"{request.method} {request.raw_path}: {why}")
             return _xml(f"<Error><Code>AccessDenied</Code><Message>{escape(why)}</Message></Error>", 403)
         proofs.keys.append(claimed.key)

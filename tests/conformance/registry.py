@@ -23,6 +23,9 @@ EXCUSED = Path(__file__).parent / "excused.toml"
 INSTALL_SECONDS = 2_400.0
 """Seconds for one toolchain: several times what the slowest takes cold beside the others."""
 
+MOST_BUDGET = 10.0
+"""Seconds for a call that may be refused: none takes three, and one that asks again without end takes more."""
+
 _KEPT = re.compile(r"^KEPT: (.+?): (.+)$", re.MULTILINE)
 """How an install says that of a client it could not have the newest, and why."""
 
@@ -41,18 +44,14 @@ class Client:
     proof: str
     refusal: str
     budget: float
+    no_region: str = ""
     kind: str = "program"
-    steps: int = 2
+    leaves: bool = False
     shows_bodies: tuple[int, ...] = ()
     requests: int = 3
     finds_region: bool = False
     ipv6: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def calls_twice(self) -> bool:
-        """Whether it can make a second call; a tool is run anew for it."""
-        return self.kind == "tool" or self.steps > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +126,11 @@ def _client(toolchain: str, here: Path, cache: Path, entry: Mapping[str, object]
         **values,  # type: ignore[arg-type]  # what is not a field's is a TypeError that names it
     )
     re.compile(client.refusal)
-    if client.proof not in PROOFS or client.kind not in KINDS or client.steps not in {1, 2}:
-        raise ValueError(f"{client.name}: proof is one of {PROOFS}, kind one of {KINDS}, steps 1 or 2")
+    re.compile(client.no_region)
+    if client.budget > MOST_BUDGET:
+        raise ValueError(f"{client.name}: its budget is above {MOST_BUDGET:.0f} s")
+    if client.proof not in PROOFS or client.kind not in KINDS:
+        raise ValueError(f"{client.name}: proof is one of {PROOFS}, kind one of {KINDS}")
     return client
 
 

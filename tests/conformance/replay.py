@@ -4,6 +4,7 @@ Knows: what a client is to its caller.
 Must not know: any of them; the agent.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -44,12 +45,17 @@ class Replay(ABC):
     cached: ClassVar[bool] = False
     """It keeps its token from one fetch to the next."""
 
+    patience: ClassVar[float] = 1.0
+    """Seconds for which it waits for an answer."""
+
     def __init__(
         self, wires: Callable[[], AbstractAsyncContextManager[Wire]], pause: Callable[[], Awaitable[None]]
     ) -> None:
         self._wires, self._pause = wires, pause
         self.without_tokens = False
         self.asked: list[tuple[str, int]] = []
+        self.waits: list[tuple[float, float]] = []
+        """The times of the loop at which it asked, and how many seconds the answers took."""
 
     @abstractmethod
     async def fetch(self) -> Held:
@@ -60,7 +66,10 @@ class Replay(ABC):
         """
 
     async def _send(self, wire: Wire, line: str, *headers: str) -> Said:
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
         said = await wire.send(f"{line} HTTP/1.1", *headers)
+        self.waits.append((asked, loop.time() - asked))
         self.asked.append((line, said.status))
         return said
 

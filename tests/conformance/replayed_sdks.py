@@ -29,6 +29,7 @@ class DotNet(Replay):
 
     agent = "User-Agent: aws-sdk-dotnet-coreclr/3.7.0.0 .NET_Core/8.0.0 OS/Linux"
     tries: ClassVar[int] = 3
+    patience = 5.0
 
     async def fetch(self) -> Held:
         """Every line of the list is a role."""

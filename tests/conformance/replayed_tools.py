@@ -122,6 +122,7 @@ class S3fs(Replay):
 
     agent = "User-Agent: s3fs/1.90 (commit hash unknown; OpenSSL)"
     tries: ClassVar[int] = 5
+    patience = 120.0
     more: ClassVar[tuple[str, ...]] = ()
     role = ""
 

@@ -66,7 +66,7 @@ class Wire:
 class World:
     """An agent, its STS, and the manifests from which it knows its pods."""
 
-    def __init__(self, folder: Path, sts: FakeSts, upstream: FakeUpstream, tokens: str, hold: float) -> None:
+    def __init__(self, folder: Path, sts: FakeSts, upstream: FakeUpstream, tokens: str, hold: float | None) -> None:
         self.sts = sts
         self.tokens = tokens
         self._manifests = folder / "pods.yaml"
@@ -76,7 +76,7 @@ class World:
             f"--sts.endpoint-url={sts.url}",
             f"--upstream.url={upstream.url}",
             f"--tokens.mode={tokens}",
-            f"--server.hold={hold}",
+            *((f"--server.hold={hold}",) if hold is not None else ()),
         )
         self._at = ("", 0)
 
@@ -90,15 +90,15 @@ class World:
             yield
 
     @asynccontextmanager
-    async def serving_apart(self) -> AsyncIterator[None]:
+    async def serving_apart(self, *flags: str) -> AsyncIterator[AgentProcess]:
         """Meanwhile an agent runs as a process of its own, with the key of tokens that the last one had."""
-        agent = AgentProcess(self._folder, (*self._flags, f"--tokens.key-file={self._folder / 'key'}"), {})
+        agent = AgentProcess(self._folder, (*self._flags, *flags, f"--tokens.key-file={self._folder / 'key'}"), {})
         await agent.start()
         try:
             await agent.until_ready()
             self._at = (agent.host, 8181)
             await until("the agent has the node's items", self._has_items, agent.log)
-            yield
+            yield agent
         finally:
             await agent.stop()
 
@@ -156,8 +156,11 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path, tokens: str, hold: float = PATIENT) -> AsyncIterator[World]:
-    """A world without an agent yet, nor the pod that has a role. The variables of the node are the caller's to set."""
+async def world(folder: Path, tokens: str, hold: float | None = PATIENT) -> AsyncIterator[World]:
+    """A world without an agent yet, nor the pod that has a role. The variables of the node are the caller's to set.
+
+    Without a `hold` its agents have their own.
+    """
     async with FakeSts() as sts, FakeUpstream() as upstream:
         upstream.items["dynamic/instance-identity/document"] = json.dumps(WHOLE_DOCUMENT)
         made = World(folder, sts, upstream, tokens, hold)

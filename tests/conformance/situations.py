@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from metaproxy.errors import Reason
 from tests.conformance import courses
 from tests.conformance.cell import Cell
+from tests.conformance.judging import Expected
 from tests.conformance.redirected import ROUTES
-from tests.conformance.results import Expected
 
 IPV4 = 4
 
@@ -53,13 +53,13 @@ _ALL = (
     ),
     Situation(
         name="fresh pod",
-        text="The event of the pod comes 300 ms after its first request.",
+        text="The event of the pod comes 300 ms after the client asked for the role list.",
         expected=Expected(),
         play=courses.fresh,
     ),
     Situation(
         name="STS at 600 ms",
-        text="STS answers 600 ms after the client's first request.",
+        text="STS answers 600 ms after the client asked for the role list.",
         expected=Expected(),
         play=courses.slow,
     ),
@@ -127,7 +127,7 @@ _ALL = (
     Situation(
         name="region unset",
         text="The client is told no region. Those that take it from the metadata service must get credentials, and "
-        "sign for that region; others may have none, or take one for granted.",
+        "sign for that region; others take one for granted, or have an error of their own for having none.",
         expected=Expected(region=True),
         play=courses.no_region,
         region=False,

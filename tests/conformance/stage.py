@@ -1,4 +1,4 @@
-"""What the cells of the matrix share: the STS, the agent that serves most of them, agents with a clock to set, turns.
+"""What the cells share: the STS, the agent that serves most of them, agents with a clock to set, turns, the machine.
 
 Knows: how agents are set up, started, lent and ended.
 Must not know: cells, clients, situations.
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.conformance.clocks import Clock
+from tests.conformance.lateness import Lateness
 from tests.fakes.process import AgentProcess
 from tests.fakes.sts import FakeSts
 
@@ -22,9 +23,10 @@ TURNS, LENT = 2 * len(os.sched_getaffinity(0)), 8
 """How many cells are awake at once: the agent must have its share of the machine, as on a node; and how many agents
 there are at most whose clock can be set."""
 
-PATIENCE = 45.0
+PATIENCE, START = 45.0, 180.0
 """Seconds for each thing that is waited for in a cell: the longest is that STS, which denied, is asked again. A fault
-costs each cell so much, as long as cells are played (tally.py)."""
+costs each cell so much, as long as cells are played (tally.py). And for an agent to start, or to end: what it has to do
+is work, of which a busy machine does little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Stage:
     def __init__(self, folder: Path, sts: FakeSts, upstream: str) -> None:
         self.sts = sts
         self.turns = asyncio.Semaphore(TURNS)
+        self.lateness = Lateness()
         self.codes: list[tuple[int, str]] = []
         self.node: Node
         self._folder, self._upstream = folder, upstream
@@ -57,6 +60,8 @@ class Stage:
 
     async def __aenter__(self) -> Self:
         async with self._stack:
+            looking = asyncio.create_task(self.lateness.run(), name="lateness")
+            self._stack.callback(looking.cancel)
             self.node = await self._stack.enter_async_context(self.made(self._folder / "shared"))
             self._stack = self._stack.pop_all()
         return self
@@ -82,7 +87,7 @@ class Stage:
                 *flags,
             ),
             clock.environment,
-            patience=PATIENCE,
+            patience=START,
         )
         await agent.start()
         try:
@@ -93,12 +98,16 @@ class Stage:
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[Node]:
-        """An agent that serves nobody else meanwhile. Its clock is right at first, and must be again at the end."""
+        """An agent that serves nobody else meanwhile. Its clock is right at first, and must be again at the end.
+
+        Whoever asks has no turn: a start takes one, for eight of them at once took a minute.
+        """
         if self._free.empty() and self._made < LENT:
             self._made += 1
             folder = self._folder / f"lent{next(self._numbers)}"
             try:
-                node = await self._stack.enter_async_context(self.made(folder))
+                async with self.turns:
+                    node = await self._stack.enter_async_context(self.made(folder))
             except BaseException:
                 self._made -= 1  # else those who wait would wait for one that never comes
                 raise

@@ -110,6 +110,8 @@ def say(ok=True):
         ("try: sign(3)\nfinally: say()", Got.UNPROVED),
         ("try: sign(9)\nfinally: say()", Got.UNPROVED),
         ("say(False)", Got.REFUSED),
+        ("try: urllib.request.urlopen(os.environ['STS_URL'])\nexcept OSError: say(False)", Got.REFUSED),
+        ("try: sign(1, 'wrong')\nexcept OSError: say(False)", Got.BROKEN),
         ("", Got.SILENT),
         ("sys.exit(3)", Got.SILENT),
         ("os.abort()", Got.ABORTED),
@@ -211,7 +213,7 @@ async def test_a_call_without_an_end(make: Make, monkeypatch: pytest.MonkeyPatch
 
 ASK = """
 import http.client
-agent = http.client.HTTPConnection("169.254.169.254", timeout=30)
+agent = http.client.HTTPConnection("169.254.169.254", timeout=PATIENCE)
 for path in ("/latest/meta-data/iam/security-credentials/", "/latest/x"):
     try:
         agent.request("GET", path)
@@ -222,21 +224,33 @@ say(False)
 """
 
 
-@pytest.mark.parametrize(("answer", "statuses"), [(b"503 S", [503, 503]), (b"", [0, 0])])
-async def test_what_was_answered(make: Make, answer: bytes, statuses: list[int]) -> None:
-    """Each request has the status of its answer, or none when its connection ended without."""
+@pytest.mark.parametrize(
+    ("answer", "patience", "statuses", "left"),
+    [
+        (b"503 S", 30.0, [503, 503], [False, False]),
+        (b"", 30.0, [0, 0], [False, False]),
+        (None, 0.2, [0, 0], [True, True]),
+    ],
+)
+async def test_what_was_answered(
+    make: Make, answer: bytes | None, patience: float, statuses: list[int], left: list[bool]
+) -> None:
+    """Each request has the status of its answer, or none when its connection ended without, and who ended that."""
 
     async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError):
-            while await reader.readuntil(b"\r\n\r\n") and answer:
+            while await reader.readuntil(b"\r\n\r\n") and answer != b"":
+                if answer is None:
+                    continue
                 writer.write(b"HTTP/1.1 " + answer + b"\r\nContent-Length: 2\r\n\r\nno")
         writer.close()
 
-    client = make(ASK, "program")
+    client = make(ASK.replace("PATIENCE", str(patience)), "program")
     async with await asyncio.start_server(agent, "127.0.0.1", 0) as server:
         client.traffic.agent = server.sockets[0].getsockname()
         await client.first()
         assert [request.status for request in client.calls[0].requests] == statuses
+        assert [request.left for request in client.calls[0].requests] == left
         assert client.traffic.listed.is_set()
         assert client.traffic.settled.is_set()
 

@@ -59,7 +59,9 @@ def test_whom_the_matrix_is_for() -> None:
         f"{ENTERED}name = 'c'",
         f"{ENTERED}{WHOLE}proof = 'x'",
         f"{ENTERED}{WHOLE}proof = 's3'".replace("'r'", "'('"),
+        f"{ENTERED}{WHOLE}proof = 's3'\nno_region = '('",
         f"{ENTERED}{WHOLE}proof = 's3'\nodd = 1",
+        f"{ENTERED}{WHOLE}proof = 's3'".replace("budget = 1", "budget = 11"),
     ],
 )
 def test_a_wrong_entry(text: str, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Clients that cannot be had here, replayed against an agent: in each situation keys, or an error of their own."""
+"""Clients that cannot be had here, replayed against an agent: keys, or an error of their own, whatever happens."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,32 +12,21 @@ import pytest
 
 from metaproxy.credentials import TOLD_EARLY
 from metaproxy.errors import Reason
-from tests.conformance.replay import Held, Refused, Replay
+from tests.conformance.lateness import Lateness
+from tests.conformance.replay import Refused, Replay
+from tests.conformance.replayed import CLIENTS, client, each, has_keys, is_refused, is_served, nothing
 from tests.conformance.replayed_sdks import DotNet, DotNetExplicit, Php, PhpExtended
-from tests.conformance.replayed_tools import FluentBit, S3fs, S3fsThatAnnounces, Vector
-from tests.conformance.replaying import ARN, HASTY, OTHER, PATIENT, POD, ROLE, ROLES, STRANGER, World, world
+from tests.conformance.replayed_tools import FluentBit, S3fs
+from tests.conformance.replaying import ARN, HASTY, OTHER, PATIENT, ROLE, ROLES, STRANGER, World, world
+from tests.fakes.process import until
 from tests.fakes.sts import NODE_KEY, Step
 
-CLIENTS: Mapping[str, type[Replay]] = {
-    ".NET": DotNet,
-    ".NET, by hand": DotNetExplicit,
-    "PHP": Php,
-    "PHP, extended": PhpExtended,
-    "fluent-bit": FluentBit,
-    "vector": Vector,
-    "s3fs": S3fs,
-    "s3fs, with Expect": S3fsThatAnnounces,
-}
-
-LATE = 0.3
-"""Seconds."""
+LATE, SOONEST = 0.3, 0.855
+"""Seconds: those after which what was awaited comes, and those after which the agent may refuse what it holds."""
 
 DENIED = Step(status=403, code="AccessDenied", message="not authorized to perform sts:AssumeRole")
 THROTTLED = Step(status=400, code="Throttling", message="Rate exceeded")
 DOWN = Step(reset=True)
-FEW = 2 * 6
-"""Requests within which a client that is refused has ended: two fetches of the one that tries most often."""
-
 MakeWorld = Callable[..., AbstractAsyncContextManager[World]]
 
 
@@ -53,7 +43,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: str) -> MakeWo
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
 
     @asynccontextmanager
-    async def make(*, hold: float = PATIENT, declare: bool = True) -> AsyncIterator[World]:
+    async def make(*, hold: float | None = PATIENT, declare: bool = True) -> AsyncIterator[World]:
         async with world(tmp_path, tokens, hold) as made, made.serving():
             if declare:
                 await made.declare()
@@ -61,56 +51,6 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: str) -> MakeWo
             yield made
 
     return make
-
-
-async def each(world: World, play: Callable[[Replay], Awaitable[None]], pod: str = POD) -> list[Replay]:
-    """Every client in the pod plays this, beside each other; whoever fails is named."""
-    replays = {name: client(kind, world, pod) for name, kind in CLIENTS.items()}
-
-    async def named(name: str, replay: Replay) -> None:
-        try:
-            await play(replay)
-        except Exception as error:
-            error.add_note(f"the client: {name}; it asked {replay.asked}")
-            raise
-
-    async with asyncio.TaskGroup() as group:
-        for name, replay in replays.items():
-            group.create_task(named(name, replay))
-    return list(replays.values())
-
-
-async def nothing() -> None:
-    """A pause in which nothing happens."""
-
-
-def client(kind: type[Replay], world: World, pod: str = POD, pause: Callable[[], Awaitable[None]] = nothing) -> Replay:
-    """A client in a pod."""
-    return kind(partial(world.wire, pod), pause)
-
-
-async def is_served(replay: Replay, world: World, role: str = ARN) -> Held:
-    """It has keys of the role, as STS gave them."""
-    before = len(replay.asked)
-    held = await replay.fetch()
-    assert world.sts.owner(held.key)[0] == role
-    assert (held.secret, held.token) == (world.sts.secret(held.key), world.sts.token(held.key))
-    assert held.expires > datetime.now(UTC)
-    assert [line for line, _ in replay.asked[before:] if ROLES in line], "it asked nothing"
-    return held
-
-
-async def is_refused(replay: Replay, status: int, reason: Reason) -> None:
-    """It ends with its own error, soon, at the list: the reason is in a body that nobody takes for a role."""
-    before = len(replay.asked)
-    with pytest.raises(Refused) as refused:
-        await replay.fetch()
-    said = refused.value.said
-    assert (said.status, reason.value in said.text) == (status, True), said
-    assert b" " in said.body, "one client takes a body without a space for a role"
-    asked = replay.asked[before:]
-    assert len(asked) <= FEW + len(getattr(replay, "items", ())), asked
-    assert not [line for line, _ in asked if line.startswith(f"GET {ROLES}/") and line != f"GET {ROLES}/"], asked
 
 
 async def test_served(make: MakeWorld) -> None:
@@ -156,9 +96,19 @@ async def test_no_role(make: MakeWorld) -> None:
 
 
 async def test_nobody_s_address(make: MakeWorld) -> None:
-    """503, when nobody has told of a pod by the end of the hold."""
-    async with make(hold=HASTY) as world:
-        await each(world, partial(is_refused, status=503, reason=Reason.CALLER_UNKNOWN), STRANGER)
+    """503, when nobody has told of a pod by the end of the agent's own hold, and before anybody has left.
+
+    Agent and clients are in this process: what it is late by, so are they.
+    """
+    lateness = Lateness()
+    async with make(hold=None) as world:
+        looking = asyncio.create_task(lateness.run())
+        replays = await each(world, partial(is_refused, status=503, reason=Reason.CALLER_UNKNOWN), STRANGER)
+        looking.cancel()
+    for replay in replays:
+        for asked, after in replay.waits:
+            assert after < replay.patience + lateness.total(asked, asked + after), replay.asked
+        assert max(after for _, after in replay.waits) > SOONEST
 
 
 @pytest.mark.parametrize(
@@ -225,7 +175,7 @@ async def test_sts_is_late(make: MakeWorld) -> None:
 async def test_another_role(make: MakeWorld) -> None:
     """Is what an object gets at its next fetch, but for the one that asks for a role by the name that it once had."""
     async with make() as world:
-        replays = await each(world, partial(_served, world))
+        replays = await each(world, partial(has_keys, world))
         await world.declare("shop-new")
         await world.told("shop-new", 200)
         for replay in replays:
@@ -243,15 +193,36 @@ async def test_tokens_outlive_the_agent(tmp_path: Path, tokens: str) -> None:
         await made.declare()
         async with made.serving_apart():
             await made.told(ROLE, 200)
-            replays = await each(made, partial(_served, made))
+            replays = await each(made, partial(has_keys, made))
         async with made.serving_apart():
             await made.told(ROLE, 200)
-            for replay in replays:
-                before = len(replay.asked)
-                await is_served(replay, made)
-                later = replay.asked[before:]
-                assert 401 not in {status for _, status in later}
-                assert not (replay.cached and [line for line, _ in later if line.startswith("PUT ")])
+            await _tokens_are_good(made, replays)
+
+
+async def test_a_takeover(tmp_path: Path, tokens: str) -> None:
+    """The next agent takes the last one's sessions too: the same keys, and STS is not asked."""
+    async with world(tmp_path, tokens) as made:
+        await made.declare()
+        async with made.serving_apart(f"--handover.socket={tmp_path / 'handover'}", "--handover.drain=1") as agent:
+            await made.told(ROLE, 200)
+            replays = await each(made, partial(has_keys, made))
+            former, had = agent.process, len(made.sts.calls(ARN))
+            await agent.start()
+            await until("the next agent has taken over", lambda: '"taken over"' in agent.log(), agent.log)
+            former.send_signal(signal.SIGTERM)
+            assert await former.wait() == 0
+            await agent.until_ready()
+            await _tokens_are_good(made, replays)
+            assert len(made.sts.calls(ARN)) == had
+
+
+async def _tokens_are_good(world: World, replays: Sequence[Replay]) -> None:
+    for replay in replays:
+        before = len(replay.asked)
+        await is_served(replay, world)
+        later = replay.asked[before:]
+        assert 401 not in {status for _, status in later}
+        assert not (replay.cached and [line for line, _ in later if line.startswith("PUT ")])
 
 
 async def test_a_token_that_nobody_gave(make: MakeWorld) -> None:
@@ -312,7 +283,3 @@ async def test_dates_as_sts_may_write_them(make: MakeWorld, spelling: str) -> No
             assert timedelta(minutes=55) < left <= timedelta(seconds=3600 - TOLD_EARLY)
 
         await each(world, play)
-
-
-async def _served(world: World, replay: Replay) -> None:
-    await is_served(replay, world)
