@@ -100,7 +100,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """Who a process is to STS, which has told so it or one before it: the `arn` of its identity.
+    """Who a process is to STS, which has told it so, or one before it: the `arn` of its identity.
 
     Its own keys at that time: `access_key_id` of them, and by which `method` of botocore's chain they were found.
     `separate`: the session of the separate role that it has by them; None when there is none.

@@ -4,7 +4,7 @@ Knows: a name that only one process of a network namespace can have, and how its
 Must not know: what is done in turn.
 
 A name and no file: it needs no folder that all share, goes with its process however that ends, and the kernel tells
-whoever waits by breaking the connection to it. Nobody is ever accepted or spoken to.
+whoever waits by breaking the connection to it. Nobody is ever spoken to.
 
 Any process of the node's network can have the name first. Whoever shows that it is no watch is gone on beside: it is of
 another user, or it does not listen, as a watch does from its first moment.
@@ -29,11 +29,12 @@ AGAIN = 0.5
 """Seconds until who has the name and cannot be asked is asked again."""
 
 ASKED = 10
-"""Questions in a row, so five seconds, until who cannot be asked counts as nobody. A watch listens at once, unless as
-many wait for its end as can; then two go on beside one another, which is better than none."""
+"""Questions in a row, so five seconds, until who cannot be asked counts as nobody: a watch listens at once,
+and accepts."""
 
-WAITING = 128
-"""Connections that the kernel keeps: one for each process that waits."""
+WAITING = 64
+"""Processes that wait and are kept. One more is hung up on and comes again: whoever takes all places does not use up
+what a watch works with."""
 
 
 class Turn:
@@ -44,6 +45,8 @@ class Turn:
 
     def __init__(self) -> None:
         self._name: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: set[socket.socket] = set()
         self.beside = ""
 
     async def take(self) -> bool:
@@ -62,7 +65,7 @@ class Turn:
         return True
 
     async def wait(self, stop: asyncio.Event) -> None:
-        """Wait for it, for as long as another watch lives, or until `stop`."""
+        """Wait for it, for as long as another watch lives, or until `stop`; then let others wait for this one."""
         both = asyncio.ensure_future(self._awaited()), asyncio.ensure_future(stop.wait())
         try:
             done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -75,7 +78,11 @@ class Turn:
 
     def close(self) -> None:
         """Let the next one have it."""
+        for waiting in [*self._waiting]:
+            self._drop(waiting)
         if self._name is not None:
+            if self._loop is not None:
+                self._loop.remove_reader(self._name)
             self._name.close()
             self._name = None
 
@@ -85,16 +92,38 @@ class Turn:
             if not said:
                 log.info("another watch is at work: waiting for it to end")
                 said = True
+            else:
+                await asyncio.sleep(AGAIN)  # it ended and another one was first, or it had no place for us
             with _holder() as (holder, _):
                 if holder is not None:
                     await _ended(holder)
+        if self._name is not None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._name, self._accept, self._name)
         if self.beside:
             log.warning("a process that is no watch has the name of one: going on beside it", who=self.beside)
+
+    def _accept(self, name: socket.socket) -> None:
+        """Keep who waits until it goes, lest those that went fill the kernel's queue."""
+        with contextlib.suppress(OSError):
+            waiting, _ = name.accept()
+            self._waiting.add(waiting)
+            if len(self._waiting) > WAITING:
+                self._drop(waiting)
+            elif self._loop is not None:
+                self._loop.add_reader(waiting, self._drop, waiting)
+
+    def _drop(self, waiting: socket.socket) -> None:
+        """It has gone, or there is no place for it, or it need not wait any more."""
+        if self._loop is not None:
+            self._loop.remove_reader(waiting)
+        self._waiting.discard(waiting)
+        waiting.close()
 
     def _bound(self) -> bool:
         """Whether this process has the name."""
         if self._name is None:
-            name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             try:
                 name.bind(NAME)
                 name.listen(WAITING)

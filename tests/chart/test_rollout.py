@@ -391,6 +391,8 @@ BROKEN = {
     "settings": ("config.role_base_arn=arn:aws-cn:iam::123456789012:role/", crashes, ""),
     # What the agent cannot know: it warms up for ever, as its own identity cannot be had.
     "endpoint": ("config.sts.endpoint_url=http://127.0.0.1:9", runs_unready, "identity"),
+    # Nor this, though sessions are asked for as before: that the old pod is who it is proves nothing of the new one.
+    "proxy": ("extraEnv[2].name=http_proxy,extraEnv[2].value=http://127.0.0.1:9", runs_unready, "identity"),
 }
 
 

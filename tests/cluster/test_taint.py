@@ -15,7 +15,7 @@ from metaproxy.kubeclient import KubeClient
 from metaproxy.taint import KEY, StartupTaint
 from tests.cluster.harness import Cluster
 from tests.fakes.process import running, until
-from tests.fakes.sts import FakeSts
+from tests.fakes.sts import FakeSts, Step
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -64,11 +64,22 @@ async def node(cluster: Cluster, folder: Path, *taints: dict[str, str]) -> Async
 
 
 async def test_the_agent_removes_its_own_taint_and_only_that(cluster: Cluster, tmp_path: Path) -> None:
-    """A process of its own, from its start on."""
+    """A process of its own, from its start on; while it is not ready the taint stays."""
+    gate = asyncio.Event()
     async with node(cluster, tmp_path, OTHER, OURS) as world, FakeSts() as sts:
         flags = [f"--source.kubeconfig={world.kubeconfig}", f"--node-name={world.name}", "--events.enabled=false"]
         arguments = (*flags, f"--sts.endpoint-url={sts.url}", "--node.remove-startup-taint")
+        sts.settings["GetCallerIdentity"] = Step(gate=gate)
         async with running(tmp_path, *arguments) as agent:
+            try:
+                await agent.until_up()
+                await until("only STS is waited for", lambda: sts.asked, agent.log)
+                for _ in range(20):  # an agent that did not wait would need two requests for it
+                    told = (await agent.admin_get("/readyz?verbose"))[1]
+                    assert "startup taint: waiting until the agent is ready" in told
+                    assert await asyncio.to_thread(world.taints) == {OTHER["key"], KEY}
+            finally:
+                gate.set()
             await agent.until_ready()
 
             async def off() -> bool:

@@ -1,6 +1,7 @@
 """Whose turn it is to change the redirect, by real sockets of this machine; and a watch that waits for it."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -145,6 +146,52 @@ async def test_who_cannot_be_asked_is_nobody_after_a_while(
         assert await later.take()
     assert [(line["log_level"], line["who"]) for line in logs] == [("warning", turn.beside)]
     assert await free()
+
+
+def descriptors() -> int:
+    """How many this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_those_that_went_leave_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command that asks whose turn it is comes and goes: a watch that is asked often stays one."""
+    monkeypatch.setattr(redirectturn, "AGAIN", 0.0)
+    before, watch = descriptors(), Turn()
+    await watch.wait(asyncio.Event())
+    for _ in range(4 * redirectturn.WAITING):
+        other = Turn()
+        assert not await other.take()
+        await asyncio.sleep(0)
+    watch.close()
+    assert await free()
+    await until("nobody is kept any more", lambda: descriptors() <= before, lambda: str(descriptors()))
+
+
+async def test_who_takes_all_places_keeps_nobody_from_waiting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds no place is hung up on, comes again, and has its turn when the watch ends; nothing is used up."""
+    monkeypatch.setattr(redirectturn, "AGAIN", 0.001)
+    crowd, places = 3 * redirectturn.WAITING, redirectturn.WAITING
+    watch, other = Turn(), Turn()
+    await watch.wait(asyncio.Event())
+    before = descriptors()
+    with contextlib.ExitStack() as ends, capture_logs() as logs:
+        for _ in range(crowd):
+            one = ends.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            await asyncio.to_thread(one.connect, name)
+        await until(
+            "none but those with a place are kept",
+            lambda: descriptors() <= before + crowd + places,
+            lambda: str(descriptors()),
+        )
+        waiting = asyncio.create_task(other.wait(asyncio.Event()))
+        done, _ = await asyncio.wait([waiting], timeout=0.05)
+        assert not done
+        watch.close()
+        await asyncio.wait_for(waiting, ENOUGH)
+        other.close()
+        await until("nobody is kept any more", lambda: descriptors() <= before + crowd, lambda: str(descriptors()))
+    assert [line["event"] for line in logs] == ["another watch is at work: waiting for it to end"]
+    assert not other.beside
 
 
 async def test_told_to_stop_while_nobody_can_be_asked(name: str) -> None:

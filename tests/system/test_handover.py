@@ -261,13 +261,14 @@ async def test_a_request_that_is_held_is_answered_by_who_holds_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("settings", [(), ("--assume-role-arn=arn:aws:iam::123456789012:role/hop",)], ids=["", "hop"])
-async def test_while_sts_is_away(tmp_path: Path, settings: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("away", [Step(reset=True), Step(hang=True)], ids=["refuses", "silent"])
+async def test_while_sts_is_away(tmp_path: Path, settings: tuple[str, ...], away: Step) -> None:
     """The successor is who the former process was, by the same keys: ready at once, with all that is held."""
     async with line(tmp_path, *settings) as upgrade:
         await until_all_told(upgrade.now)
         await upgrade.now.until_told("127.0.0.10", 200, "AccessKeyId", f"{ROLES}shop-orders")
         calls = len(upgrade.sts.calls())
-        upgrade.sts.always = Step(reset=True)
+        upgrade.sts.always = away
         for _ in range(2):
             agent = await upgrade.follow()
             await agent.until_ready()
@@ -280,7 +281,7 @@ async def test_a_successor_that_cannot_reach_sts(tmp_path: Path) -> None:
     """Where the former one can: it does not take over, and another one, which can too, does."""
     async with line(tmp_path) as upgrade:
         former = upgrade.now
-        agent = await upgrade.next(environment={"HTTP_PROXY": f"http://{former.host}:9", "NO_PROXY": ""})
+        agent = await upgrade.next(environment={"http_proxy": f"http://{former.host}:9", "no_proxy": ""})
         await until("it warms up", lambda: '"still warming up: the predecessor serves on"' in agent.log(), agent.log)
         assert '"missing": ["identity' in agent.log()
         assert '"listening"' not in agent.log()
