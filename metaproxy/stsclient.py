@@ -175,7 +175,8 @@ class StsClient:
         )
         url = options.endpoint_url or None
         client = await session.create_client("sts", region_name=region, endpoint_url=url, config=config).__aenter__()
-        return cls(client, chain, await asyncio.to_thread(_Apart, tell))
+        # In one step: a thread made while nobody waits any more would be left behind.
+        return cls(client, chain, _Apart(tell))
 
     async def close(self) -> None:
         """End all connections, and what the chain still does."""

@@ -907,6 +907,18 @@ async def test_what_the_chain_says_otherwise_is_logged(made: Any, caplog: pytest
     assert chain.filters == []
 
 
+async def test_nobody_is_left_behind_when_opening_is_cut_short() -> None:
+    """Whoever ends while the client is made leaves no thread of the chain, and no filter of its log."""
+    chain = logging.getLogger("aiobotocore.credentials")
+    opening = asyncio.create_task(StsClient.open(Options(region=REGION), None))
+    while not chain.filters and not opening.done():  # noqa: ASYNC110  one turn of the loop after the other
+        await asyncio.sleep(0)
+    if not opening.cancel():
+        await opening.result().close()
+    await asyncio.gather(opening, return_exceptions=True)
+    assert chain.filters == []
+
+
 # Against trust policies
 
 
