@@ -103,9 +103,11 @@ class Own:
     """Who a process is to STS, which has told it so, or one before it: the `arn` of its identity.
 
     Its own keys at that time: `access_key_id` of them, and by which `method` of botocore's chain they were found.
-    `separate`: the session of the separate role that it has by them; None when there is none.
+    `separate`: the session of the separate role that it has by them; None when there is none. `away`: STS answers
+    nobody now, so that this is to be believed; else STS is to be asked.
     """
 
+    away: bool
     arn: str
     access_key_id: str
     method: str
@@ -123,7 +125,7 @@ class Own:
 class State:
     """All that is handed over.
 
-    `key` signs tokens, as hexadecimal text; None when it is in a file. `own` is None where STS can be asked for it.
+    `key` signs tokens, as hexadecimal text; None when it is in a file. `own` is None where that is not known.
     `newest` are the newest versions that were seen of pods and namespaces. `lives` are the kernel's devices that
     `directory.ties` speaks of.
     """

@@ -36,9 +36,16 @@ class Keyring:
         """The separate role's session, which is to be renewed then."""
         self._session, self._due = session, due
 
-    def held(self, call: AssumeRole, now: float) -> Held | None:
+    def inherit(self, held: Held | None, call: AssumeRole | None, now: float) -> bool:
+        """Whether another process held the session that the call would give; from now on this one holds it."""
+        if held is None or held.credentials is None or held.call != call:
+            return False
+        self.hold(held.credentials, due=now + held.renew_in)
+        return True
+
+    def held(self, call: AssumeRole | None, now: float) -> Held | None:
         """The separate role's session, which the call gave, for another process; None while none signs."""
-        if self._session is None or not usable(self._session, now):
+        if call is None or self._session is None or not usable(self._session, now):
             return None
         return Held(
             call=call,

@@ -63,17 +63,21 @@ class OwnIdentity:
         """The process before was this to STS."""
         self._heard = own
 
-    def recognized(self, keys: Keys) -> bool:
-        """Whether the first keys that were found show that we are who the process before was; so from now on we are."""
+    def recognized(self, keys: Keys) -> Own | None:
+        """What the process before said, where the first keys that were found show that we are who it was; else None.
+
+        While STS is away that is who we are from now on.
+        """
         heard, self._heard = self._heard, None
         if heard is None or not heard.has(keys):
-            return False
-        with suppress(IssueError):
-            self.now, self.proven = identity_in({"Arn": heard.arn}), True
-        return self.proven
+            return None
+        if heard.away:
+            with suppress(IssueError):
+                self.now, self.proven = identity_in({"Arn": heard.arn}), True
+        return heard
 
-    def own(self, keys: Keys, separate: Held | None) -> Own | None:
+    def own(self, keys: Keys, separate: Held | None, *, away: bool) -> Own | None:
         """What the process after this one may hear: who we are by these keys; None while that is not known."""
         if self.now is None:
             return None
-        return Own(arn=self.now.arn, access_key_id=keys.access_key_id, method=keys.method, separate=separate)
+        return Own(away=away, arn=self.now.arn, access_key_id=keys.access_key_id, method=keys.method, separate=separate)

@@ -131,23 +131,21 @@ class Sts:
         return self._identity.role
 
     async def own(self) -> Own | None:
-        """Our word for who we are, to the process after this one; None where STS answers, or has refused our keys."""
-        keys = None if self._keyring.suspect else self._keyring.own
-        if keys is None or not await away(lambda: self._identify(keys)):
+        """Our word for who we are, to the process after this one; None where STS has refused our keys."""
+        if (keys := self._keyring.own) is None:
             return None
-        call = self._options.separate
-        return self._identity.own(keys, None if call is None else self._keyring.held(call, self._clock()))
+        gone = await away(lambda: self._identify(keys))
+        held = self._keyring.held(self._options.separate, self._clock())
+        return None if self._keyring.suspect else self._identity.own(keys, held, away=gone)
 
     def adopt(self, own: Own) -> None:
         """By the word of another process of this node we are this, with the same keys, until STS is heard itself.
 
-        And what it had of the separate role, asked for in the same way, is ours.
+        So is its session of the separate role; while STS is away that is ours by whatever keys.
         """
         self._identity.heard(own)
-        held = own.separate
-        if held is not None and held.credentials is not None and held.call == self._options.separate:
-            self._keyring.hold(held.credentials, due=self._clock() + held.renew_in)
-            self._identity.proven = True
+        if own.away:
+            self._identity.proven = self._keyring.inherit(own.separate, self._options.separate, self._clock())
 
     def trouble(self) -> str | None:
         """What is wrong with our own identity; None when it works, however STS itself may be."""
@@ -244,8 +242,10 @@ class Sts:
                 code="NoCredentialsError",
             )
         self._keyring.own = keys
-        if self._identity.recognized(keys):
-            log.warning("own identity, by the word of the process before", identity=self.status())
+        if (word := self._identity.recognized(keys)) is not None:
+            self._keyring.inherit(word.separate, self._options.separate, self._clock())
+            if word.away:
+                log.warning("own identity, by the word of the process before", identity=self.status())
         if self._options.hop is None and self._rounds.failure is None:
             self._rounds.ended(None)  # pods need not wait for the rest of the first round
 

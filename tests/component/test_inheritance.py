@@ -18,7 +18,9 @@ from metaproxy.roles import AssumeRole, RoleArn
 from metaproxy.telemetry import Metrics
 
 TERMS = Terms(source="node, cluster", network="kernel", issuer="region", principal="node's role", keys="tags")
-OWN = Own(arn="arn:aws:sts::123456789012:assumed-role/node/i", access_key_id="ASIA0", method="env", separate=None)
+OWN = Own(
+    away=True, arn="arn:aws:sts::123456789012:assumed-role/node/i", access_key_id="ASIA0", method="env", separate=None
+)
 CALL = AssumeRole(role=RoleArn.parse("arn:aws:iam::123456789012:role/app"), session_name="shop.web", duration=3600)
 SESSION = Credentials(
     access_key_id="ASIA1",

@@ -690,7 +690,7 @@ async def test_refused_node_keys_while_hopping(
 # Who the process before was
 
 
-FORMER = Own(arn=NODE_ARN.replace("i-", "i-9"), access_key_id=NODE_KEY, method="env", separate=None)
+FORMER = Own(away=True, arn=NODE_ARN.replace("i-", "i-9"), access_key_id=NODE_KEY, method="env", separate=None)
 
 
 AWAY = [Step(reset=True)] * 2
@@ -726,10 +726,11 @@ async def believes(sts: Sts, fake: FakeSts, own: Own) -> bool:
         (replace(FORMER, access_key_id="ASIAOTHER"), False),
         (replace(FORMER, access_key_id="ASIAOTHER", method="iam-role"), False),
         (replace(FORMER, arn="nobody"), False),
+        (replace(FORMER, away=False), False),
     ],
 )
 async def test_the_same_keys_are_the_same_identity(fake: FakeSts, wall: Wall, own: Own, believed: bool) -> None:
-    """As long as STS has not answered: it may be away."""
+    """As long as STS has not answered, where it was away: where it answers others, it has to answer us."""
     sts = Sts(Options(region=REGION, endpoint_url=fake.url), clock=wall)
     assert await believes(sts, fake, own) is believed
 
@@ -744,7 +745,7 @@ async def test_the_nodes_role_is_the_same_identity(
 
 
 @pytest.mark.parametrize(
-    ("steps", "given"),
+    ("steps", "away"),
     [
         (AWAY, True),
         ([Step(status=503, code="ServiceUnavailable")] * 2, True),
@@ -752,20 +753,21 @@ async def test_the_nodes_role_is_the_same_identity(
         ([Step(hang=True)], True),
         ([], False),
         ([AWAY[0]], False),
-        ([Step(status=403, code="ExpiredToken")] * 2, False),
-        ([Step(status=403, code="AccessDenied")] * 2, False),
+        ([Step(status=403, code="ExpiredToken")] * 2, None),
+        ([Step(status=403, code="AccessDenied")] * 2, None),
     ],
 )
-async def test_our_word_is_given_while_sts_is_away(
-    fake: FakeSts, made: Any, monkeypatch: pytest.MonkeyPatch, steps: list[Step], given: bool
+async def test_our_word_tells_whether_sts_is_away(
+    fake: FakeSts, made: Any, monkeypatch: pytest.MonkeyPatch, steps: list[Step], away: bool | None
 ) -> None:
-    """Not where it answers us, or refuses our keys: who comes after us has to prove itself then."""
+    """Where it is not, who comes after us has to prove itself; where it refuses our keys, no word is given."""
     monkeypatch.setattr(ownidentity, "PATIENCE", 0.1 if any(step.hang for step in steps) else PATIENCE)
     async with made() as sts:
         await sts.identity()
         fake.script(*steps, role="GetCallerIdentity")
         word = await sts.own()
-    assert word == (Own(arn=NODE_ARN, access_key_id=NODE_KEY, method="env", separate=None) if given else None)
+    told = Own(away=away is True, arn=NODE_ARN, access_key_id=NODE_KEY, method="env", separate=None)
+    assert word == (None if away is None else told)
 
 
 async def test_no_word_is_given_of_keys_that_sts_refused(fake: FakeSts, made: Any) -> None:
@@ -805,6 +807,35 @@ async def test_the_separate_roles_session_goes_on(
             wall.ahead = 2200
             await sts.issue(call())
             await until(lambda: len(fake.calls(HOP.arn)) == 2)
+
+
+def asked_who(fake: FakeSts) -> int:
+    """How often STS was asked who somebody is."""
+    return len([asked for asked in fake.asked if asked.action == "GetCallerIdentity"])
+
+
+@pytest.mark.parametrize(("access_key_id", "calls"), [(NODE_KEY, 1), ("ASIAOTHER", 2)])
+async def test_the_separate_roles_session_goes_on_where_sts_answers(
+    fake: FakeSts, wall: Wall, made: Any, access_key_id: str, calls: int
+) -> None:
+    """By the same keys it is not asked for again; that this process reaches STS is shown by who it is all the same."""
+    gate = asyncio.Event()
+    async with made(hop=HOP) as former:
+        await former.usable()
+        await former.identity()
+        own = await former.own()
+    assert own is not None
+    sts = Sts(Options(region=REGION, endpoint_url=fake.url, hop=HOP), clock=wall, chance=lambda: 0.0)
+    sts.adopt(replace(own, access_key_id=access_key_id))
+    fake.settings["GetCallerIdentity"] = Step(gate=gate)
+    before = asked_who(fake)
+    async with running(sts):
+        await until(lambda: asked_who(fake) > before)
+        assert (sts.trouble() is None) is (calls == 2), "an AssumeRole that was answered shows it, too"
+        gate.set()
+        await until(lambda: sts.trouble() is None)
+        await sts.issue(call())
+    assert len(fake.calls(HOP.arn)) == calls
 
 
 # Where our own keys come from

@@ -33,6 +33,9 @@ PODS = [f"127.0.0.{number}" for number in range(2, 10)]
 SESSIONS = len(PODS) + 1
 """Each pod's, and that of one with another role."""
 
+SEPARATE = ("--assume-role-arn=arn:aws:iam::123456789012:role/hop",)
+"""Sessions are had by a separate role: one call more."""
+
 TAKEOVERS = 10
 RATE = 1000
 """Requests a second that the load has to reach, on average, while processes come and go."""
@@ -187,17 +190,18 @@ async def load(agent: AgentProcess) -> AsyncIterator[asyncio.Future[dict[str, An
     outcome.set_result(json.loads(out))
 
 
-async def test_ten_takeovers_under_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [(), SEPARATE], ids=["", "separate"])
+async def test_ten_takeovers_under_load(tmp_path: Path, settings: tuple[str, ...]) -> None:
     """P7: no request fails, STS is asked for nothing twice, tokens stay good, through ten processes in a row.
 
     Each former process is told to stop as soon as the next one is ready, as Kubernetes does it.
     """
-    async with line(tmp_path) as upgrade, AsyncExitStack() as stack:
-        first = upgrade.now
+    async with line(tmp_path, *settings) as upgrade, AsyncExitStack() as stack:
+        first, calls = upgrade.now, SESSIONS + len(settings)
         await first.until_told(PODS[0], 200, "shop-web")
         await first.until_told("127.0.0.10", 200, "shop-orders")
         _, token = await first.ask(PODS[0], TOKEN, method="PUT", headers=TTL)
-        calls = len(upgrade.sts.calls())
+        await until("every session is held", lambda: len(upgrade.sts.calls()) == calls, first.log)
         outcome = await stack.enter_async_context(load(first))
         for _ in range(TAKEOVERS):
             former, agent = upgrade.now, await upgrade.follow()
@@ -260,7 +264,7 @@ async def test_a_request_that_is_held_is_answered_by_who_holds_it(tmp_path: Path
         assert await agent.ask(PODS[0], headers=shown) == (200, b"shop-web")
 
 
-@pytest.mark.parametrize("settings", [(), ("--assume-role-arn=arn:aws:iam::123456789012:role/hop",)], ids=["", "hop"])
+@pytest.mark.parametrize("settings", [(), SEPARATE], ids=["", "separate"])
 @pytest.mark.parametrize("away", [Step(reset=True), Step(hang=True)], ids=["refuses", "silent"])
 async def test_while_sts_is_away(tmp_path: Path, settings: tuple[str, ...], away: Step) -> None:
     """The successor is who the former process was, by the same keys: ready at once, with all that is held."""
@@ -277,9 +281,10 @@ async def test_while_sts_is_away(tmp_path: Path, settings: tuple[str, ...], away
         assert len(upgrade.sts.calls()) == calls
 
 
-async def test_a_successor_that_cannot_reach_sts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [(), SEPARATE], ids=["", "separate"])
+async def test_a_successor_that_cannot_reach_sts(tmp_path: Path, settings: tuple[str, ...]) -> None:
     """Where the former one can: it does not take over, and another one, which can too, does."""
-    async with line(tmp_path) as upgrade:
+    async with line(tmp_path, *settings) as upgrade:
         former = upgrade.now
         agent = await upgrade.next(environment={"http_proxy": f"http://{former.host}:9", "no_proxy": ""})
         await until("it warms up", lambda: '"still warming up: the predecessor serves on"' in agent.log(), agent.log)

@@ -45,7 +45,11 @@ REFUSED = Held(
     retry_in=10.0,
 )
 OWN = Own(
-    arn="arn:aws:sts::123456789012:assumed-role/node/a,b=c", access_key_id="ASIA0", method="iam-role", separate=HELD
+    away=True,
+    arn="arn:aws:sts::123456789012:assumed-role/node/a,b=c",
+    access_key_id="ASIA0",
+    method="iam-role",
+    separate=HELD,
 )
 BRIDGE, MAC = 1, b"\2\0\0\0\0\1"
 
