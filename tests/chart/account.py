@@ -8,7 +8,8 @@ A token's signature is not looked at: whoever made it runs beside.
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -78,9 +79,7 @@ def _vouched(policy: Any, token: str) -> bool:
 class Account(Aside):
     """For as long as the context lasts; `url` is where all of it answers."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._sts = _Sts()
+    _sts: _Sts
 
     @property
     def url(self) -> str:
@@ -112,5 +111,8 @@ class Account(Aside):
         )
         return str(client.get_caller_identity()["Arn"])
 
-    def _living(self) -> _Sts:
-        return self._sts
+    @asynccontextmanager
+    async def _living(self) -> AsyncIterator[None]:
+        # Made on the loop, whose server it is.
+        async with _Sts() as self._sts:
+            yield

@@ -80,7 +80,7 @@ def daemonset(name: str) -> dict[str, Any]:
             "kiam-agent",
             PERMITTED,
             marks=pytest.mark.runs(
-                "docs/migrate-from-kiam.md", "metaproxy config …", "metaproxy doctor …", "kubectl …"
+                "docs/migrate-from-kiam.md", "metaproxy config …", "metaproxy doctor --config …", "kubectl …"
             ),
         ),
         pytest.param(
@@ -88,7 +88,7 @@ def daemonset(name: str) -> dict[str, Any]:
             "kube2iam",
             ALLOWED_ROLES,
             marks=pytest.mark.runs(
-                "docs/migrate-from-kube2iam.md", "metaproxy config …", "metaproxy doctor …", "kubectl …"
+                "docs/migrate-from-kube2iam.md", "metaproxy config …", "metaproxy doctor --config …", "kubectl …"
             ),
         ),
     ],
@@ -114,7 +114,7 @@ def test_the_guide(cluster: Cluster, desk: Desk, typed: Typed, peer: Peer, name:
         assert Settings(**given).policy.namespace_policy == ("required" if peer == "kiam" else "optional")
 
         # With no STS there is a problem to tell of.
-        doctor = typed("metaproxy doctor …")
+        doctor = typed("metaproxy doctor --config …")
         table = desk.type(doctor, 0, 1)
         row = next(line for line in table.splitlines() if " compat " in line)
         # kiam gives nothing in a namespace that permits nothing, and so do we; kube2iam asks none, nor do we.
