@@ -77,6 +77,12 @@ def node_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call waits for keys for as long as a busy machine takes to read botocore's models."""
+    monkeypatch.setattr(module, "KEYS_WAIT", PATIENCE)
+
+
 @asynccontextmanager
 async def running(sts: Sts) -> AsyncIterator[Sts]:
     """The supplier with its eternal task, which must not have ended by itself."""
