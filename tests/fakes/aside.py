@@ -6,6 +6,7 @@ Must not know: what it is.
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
@@ -17,7 +18,7 @@ from tests.network.lab.namespaces import PATIENCE
 ValueT = TypeVar("ValueT")
 
 
-class Aside:
+class Aside(ABC):
     """For as long as the context lasts; what it is stands in `_living`, a context on the loop."""
 
     def __init__(self) -> None:
@@ -37,8 +38,9 @@ class Aside:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
 
+    @abstractmethod
     def _living(self) -> AbstractAsyncContextManager[Any]:
-        raise NotImplementedError
+        """What it is, made on the loop."""
 
     def _on_loop(self, work: Coroutine[Any, Any, ValueT]) -> ValueT:
         """What comes of it there; called from any other thread."""

@@ -661,6 +661,16 @@ async def test_idle_connections_end_with_the_drain(tmp_path: Path) -> None:
         await writer.wait_closed()
 
 
+async def two_pods(api: FakeKubeApi, folder: Path) -> tuple[str, ...]:
+    """The API server has two pods with roles of their own; what makes agents read it, and listen to the kernel."""
+    api.create_namespace("shop", {"iam.amazonaws.com/permitted": ".*"})
+    for name, address in (("a", PODS[0]), ("b", PODS[1])):
+        api.create_pod("shop", name, node="node-1", annotations={"iam.amazonaws.com/role": f"shop-{name}"})
+        api.set_pod_status("shop", name, [address])
+    kubeconfig = await asyncio.to_thread(write_kubeconfig, folder / "kubeconfig", api.url)
+    return (f"--source.kubeconfig={kubeconfig}", "--node-name=node-1", "--caller.witness=on")
+
+
 async def test_with_an_api_server_whose_memory_lags(tmp_path: Path) -> None:
     """What the former process knows to be gone stays gone, though the lists of the next one show it yet.
 
@@ -668,13 +678,7 @@ async def test_with_an_api_server_whose_memory_lags(tmp_path: Path) -> None:
     """
     arn = "arn:aws:iam::123456789012:role/{}"
     async with FakeKubeApi() as api, FakeSts() as sts:
-        api.create_namespace("shop", {"iam.amazonaws.com/permitted": ".*"})
-        for name, address in (("a", PODS[0]), ("b", PODS[1])):
-            api.create_pod("shop", name, node="node-1", annotations={"iam.amazonaws.com/role": f"shop-{name}"})
-            api.set_pod_status("shop", name, [address])
-        kubeconfig = await asyncio.to_thread(write_kubeconfig, tmp_path / "kubeconfig", api.url)
-        source = (f"--source.kubeconfig={kubeconfig}", "--node-name=node-1", "--caller.witness=on")
-        upgrade = Line(sts, tmp_path, source=source)
+        upgrade = Line(sts, tmp_path, source=await two_pods(api, tmp_path))
         try:
             former = await upgrade.next()
             await former.until_ready()
@@ -702,13 +706,7 @@ async def test_what_the_api_server_says_while_a_successor_warms_up(tmp_path: Pat
     """The former process has heard of it, and the next one's own watch has not: who is gone gets nothing again."""
     gate = asyncio.Event()
     async with FakeKubeApi() as api, FakeSts() as sts:
-        api.create_namespace("shop", {"iam.amazonaws.com/permitted": ".*"})
-        for name, address in (("a", PODS[0]), ("b", PODS[1])):
-            api.create_pod("shop", name, node="node-1", annotations={"iam.amazonaws.com/role": f"shop-{name}"})
-            api.set_pod_status("shop", name, [address])
-        kubeconfig = await asyncio.to_thread(write_kubeconfig, tmp_path / "kubeconfig", api.url)
-        source = (f"--source.kubeconfig={kubeconfig}", "--node-name=node-1", "--caller.witness=on")
-        upgrade = Line(sts, tmp_path, source=source)
+        upgrade = Line(sts, tmp_path, source=await two_pods(api, tmp_path))
         try:
             former = await upgrade.next()
             await former.until_ready()
